@@ -1,0 +1,1 @@
+"""Atmosphere's execution layer as a gRPC service."""

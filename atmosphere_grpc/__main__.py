@@ -1,0 +1,23 @@
+"""The command `atmosphere-grpc`; says what to install where the CLI is not there."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        from atmosphere_grpc.cli import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("atmosphere"):
+            raise
+        sys.exit(
+            f"atmosphere-grpc: the package {error.name} is missing – "
+            "pip install 'atmosphere-grpc[server]'"
+        )
+    app()
+
+
+if __name__ == "__main__":
+    main()

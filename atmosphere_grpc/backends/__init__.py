@@ -1,0 +1,48 @@
+"""The dialects that backends speak, one a file, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model
+
+
+class Backend(Protocol):
+    """A server that runs models.
+
+    Every method raises `Failure` and nothing else, and stops the server's work
+    when it is cancelled or closed.
+    """
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The servers' addresses, each a host and port."""
+        ...
+
+    def chat(
+        self, model: str, call: ChatCall, *, connect_s: float
+    ) -> AsyncGenerator[BackendEvent, None]:
+        """Continues a conversation: `Begun`, then deltas, then `Finished`.
+
+        A generator that ends without `Finished` does not exist: a broken-off
+        answer is a `Failure`. Close it with `contextlib.aclosing`.
+
+        Args:
+            model: The model's id.
+            call: The conversation.
+            connect_s: The most seconds that connecting may take.
+        """
+        ...
+
+    async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
+        """Turns texts into vectors, one a text, in order."""
+        ...
+
+    async def models(self) -> tuple[Model, ...]:
+        """The models offered now, in the server's own order. It never generates."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        ...

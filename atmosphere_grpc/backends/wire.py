@@ -1,0 +1,260 @@
+"""The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure.
+
+httpx's API over aiohttp's engine: httpx's own transport hands out one HTTP chunk
+at a time, so that tokens that arrived together could not be joined, and costs
+several times the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from atmosphere_grpc.backends.sse import Event, EventTooLarge, SSEParser
+from atmosphere_grpc.errors import Failure, Phase, Reason
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+#: How long the end of a finished stream is waited for, so that its connection can be used again.
+DRAIN_S = 0.05
+
+
+class HttpStatus(Exception):
+    """An answer other than 2xx, for the dialect to interpret."""
+
+    def __init__(self, status: int, body: bytes, retry_after_s: float | None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.body = body
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class WireSettings:
+    """How an integration's endpoint is spoken to.
+
+    Attributes:
+        integration_id: Whose endpoint it is, for messages.
+        base_url: What paths are appended to.
+        headers: Sent with each request; secrets may be among them.
+        connect_s: The most seconds a connection may take.
+        max_connections: The most connections at a time.
+        hint: What to do when nothing listens there, in a few words.
+    """
+
+    integration_id: str
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    connect_s: float = 5.0
+    max_connections: int = 1024
+    hint: str = ""
+
+
+class Endpoint:
+    """One server, and how its failures are told.
+
+    Attributes:
+        address: Host and port: what may be shown of its URL.
+    """
+
+    def __init__(self, settings: WireSettings) -> None:
+        url = httpx.URL(settings.base_url)
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+        self.address = f"{url.host}:{port}"
+        self._settings = settings
+
+    def fail(self, reason: Reason, what: str, *, detail: str = "") -> Failure:
+        """A failure that names the integration and the endpoint."""
+        message = f'integration "{self._settings.integration_id}": {what}'
+        return Failure(reason, message, detail=detail)
+
+    def contract(self, what: str, *, detail: str = "") -> Failure:
+        """The server broke its interface's promise."""
+        text = f"{what} ({self.address}) – does base_urls point at the right server?"
+        return self.fail(Reason.BACKEND_CONTRACT, text, detail=detail)
+
+    def unavailable(self, what: str, *, detail: str = "") -> Failure:
+        """The server cannot be used now."""
+        hint = f" – {self._settings.hint}" if self._settings.hint else ""
+        text = f"{what} at {self.address}{hint}"
+        return self.fail(Reason.BACKEND_UNAVAILABLE, text, detail=detail)
+
+    def truncated(self, what: str, *, detail: str = "") -> Failure:
+        """An answer broke off."""
+        text = f"{what} ({self.address}) before the answer was whole"
+        return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail)
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turns what the HTTP client raises into Failures."""
+        try:
+            yield
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            # aiohttp's own too: the transport's table of exceptions has gaps.
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> Failure:
+        # httpx-aiohttp calls a refused connection, a DNS failure and a server that hangs up
+        # ConnectTimeout; what really happened is the cause, aiohttp's own exception.
+        cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
+        detail = f"{type(cause or error).__name__}: {cause or error}"
+        match cause:
+            case aiohttp.ConnectionTimeoutError():
+                return Failure.out_of_time(
+                    Phase.CONNECT,
+                    f'integration "{self._settings.integration_id}": no connection to '
+                    f"{self.address} in time – is the address right?",
+                )
+            case aiohttp.ClientConnectorDNSError():
+                return self.unavailable("the host name cannot be resolved", detail=detail)
+            case aiohttp.ClientSSLError():
+                return self.unavailable("the TLS handshake failed", detail=detail)
+            case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+                return self.unavailable("connection refused", detail=detail)
+            case aiohttp.ClientConnectorError():
+                return self.unavailable("no connection", detail=detail)
+            case aiohttp.ClientPayloadError():
+                return self.truncated("the connection broke", detail=detail)
+            case aiohttp.ClientResponseError():
+                return self.contract("its answer is not HTTP", detail=detail)
+            case _:
+                return self.unavailable("the connection was closed before an answer", detail=detail)
+
+
+class Stream:
+    """An answer that is read as it comes."""
+
+    def __init__(self, endpoint: Endpoint, response: httpx.Response) -> None:
+        self._endpoint = endpoint
+        self._response = response
+        self._chunks = response.aiter_raw()
+        header: str = response.headers.get("content-type", "")
+        #: The media type, in lower case, without parameters.
+        self.content_type = header.partition(";")[0].strip().lower()
+
+    async def body(self) -> bytes:
+        """All of it, where it turns out to be no stream."""
+        return await _read(self._endpoint, self._response, MAX_BODY_BYTES)
+
+    async def batches(self) -> AsyncGenerator[list[Event], None]:
+        """The events of each read of the socket; the last one may be a broken-off event."""
+        parser = SSEParser(MAX_EVENT_BYTES)
+        try:
+            with self._endpoint.failures():
+                async for chunk in self._chunks:
+                    if events := parser.feed(chunk):
+                        yield events
+            if events := parser.flush():
+                yield events
+        except EventTooLarge:
+            raise self._endpoint.contract(
+                f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"
+            ) from None
+
+    async def drain(self) -> None:
+        """Waits briefly for the end of a finished stream, so that its connection is kept."""
+        with contextlib.suppress(TimeoutError, Failure), self._endpoint.failures():
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._chunks:
+                    pass
+
+
+class Wire:
+    """A pool of connections to one endpoint.
+
+    Every method raises `HttpStatus` for an answer other than 2xx and `Failure`
+    for whatever else goes wrong. Cancelling it closes the connection, which stops
+    the backend. `connect_s` lowers the settings' own bound on connecting.
+    """
+
+    def __init__(self, settings: WireSettings) -> None:
+        self.endpoint = Endpoint(settings)
+        self._connect_s = settings.connect_s
+        limits = httpx.Limits(
+            max_connections=settings.max_connections,
+            max_keepalive_connections=settings.max_connections,
+            keepalive_expiry=30.0,
+        )
+        self._client = httpx.AsyncClient(
+            base_url=settings.base_url.rstrip("/") + "/",
+            # Compressed answers would have to be bounded twice, and delay tokens.
+            headers={"accept-encoding": "identity", **settings.headers},
+            transport=AiohttpTransport(limits=limits, trust_env=False),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        await self._client.aclose()
+
+    async def get(self, path: str) -> bytes:
+        """The body of a GET."""
+        async with self._exchange("GET", path) as response:
+            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+
+    async def post(self, path: str, body: bytes, *, connect_s: float) -> bytes:
+        """The body of the answer to a POST of JSON."""
+        async with self._exchange("POST", path, body, connect_s) as response:
+            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, body: bytes, *, connect_s: float) -> AsyncIterator[Stream]:
+        """A POST of JSON whose answer is read as it comes; entered when its headers are there."""
+        async with self._exchange("POST", path, body, connect_s) as response:
+            yield Stream(self.endpoint, response)
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None = None, connect_s: float | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        request = self._client.build_request(
+            method,
+            path,
+            content=body,
+            headers={"content-type": "application/json"} if body else None,
+            # Only connecting is bounded here; all that follows, by the call's budget.
+            timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s or math.inf)),
+        )
+        with self.endpoint.failures():
+            response = await self._client.send(request, stream=True)
+        try:
+            if not response.is_success:
+                text = await _read(self.endpoint, response, MAX_ERROR_BYTES, cut=True)
+                raise HttpStatus(response.status_code, text, _retry_after_s(response))
+            yield response
+        finally:
+            with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
+                await response.aclose()
+
+
+async def _read(
+    endpoint: Endpoint, response: httpx.Response, limit: int, *, cut: bool = False
+) -> bytes:
+    """The body, bounded: what is over `limit` is an error, or cut off."""
+    parts: list[bytes] = []
+    size = 0
+    with endpoint.failures():
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > limit:
+                if cut:
+                    break
+                raise endpoint.contract(f"its answer is larger than {limit} bytes")
+            parts.append(chunk)
+    return b"".join(parts)
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Retry-After in seconds; None where it is missing, a date, or nonsense."""
+    value: str = response.headers.get("retry-after", "")
+    # A date (RFC 9110, 10.2.3) would need the two clocks to agree; backends send seconds.
+    return min(float(value), 3600.0) if value.isdecimal() else None

@@ -1,0 +1,40 @@
+"""The command line: `serve`, and a command for every RPC."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from atmosphere_grpc.cli import serve
+
+app = typer.Typer(
+    name="atmosphere-grpc",
+    help="A typed gRPC front door for local LLMs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"atmosphere-grpc {version('atmosphere-grpc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("serve")(serve.serve)

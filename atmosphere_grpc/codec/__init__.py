@@ -1,0 +1,1 @@
+"""protobuf ⇄ domain. Protobuf types stop here: requests in, responses and statuses out."""

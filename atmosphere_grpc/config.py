@@ -1,0 +1,339 @@
+"""Every setting, once: name, type, default, unit, meaning.
+
+Sources, strongest first: the command line, the environment (`ATMOSPHERE_LISTEN`,
+`ATMOSPHERE_EMBEDDED__ENABLED`), the YAML file. A key that is not known is an
+error. docs/configuration.md is generated from this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import platformdirs
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+ENV_PREFIX = "ATMOSPHERE_"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
+_UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the text names the setting, the value and the remedy."""
+
+
+def _seconds(value: object) -> object:
+    """Seconds of `5s`, `300ms`, `10m`, `1h` or a plain number."""
+    if not isinstance(value, str):
+        return value
+    if (match := _DURATION.fullmatch(value.strip())) is None:
+        raise ValueError("not a duration; write 300ms, 5s, 10m, 1h or a number of seconds")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+#: Seconds; written `300ms`, `5s`, `10m`, `1h` or as a plain number of seconds.
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 24 * 3600)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Timeouts(Section):
+    """How long a call may wait for an integration, phase by phase."""
+
+    connect: Duration = Field(5.0, description="For the backend to accept a connection.")
+    first_token: Duration = Field(
+        120.0, description="For the first piece of an answer; covers loading a model."
+    )
+    idle: Duration = Field(30.0, description="Between two pieces of an answer.")
+
+
+class Secret(Section):
+    """Where a secret is; the configuration never holds it."""
+
+    env: str | None = Field(None, description="The environment variable that holds it.")
+    file: Path | None = Field(None, description="The file that holds it, and nothing else.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give either env or file")
+        return self
+
+    def read(self) -> str:
+        """The secret.
+
+        Raises:
+            ConfigError: It is not where it should be.
+        """
+        if self.env is not None:
+            value = os.environ.get(self.env, "")
+            source = f"the environment variable {self.env}"
+        else:
+            source = f"the file {self.file}"
+            try:
+                value = Path(str(self.file)).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{source}, named as a secret, cannot be read: {error}") from None
+        if not value or not value.isprintable():
+            raise ConfigError(f"{source}, named as a secret, holds no key")
+        return value
+
+
+class Integration(Section):
+    """A backend."""
+
+    id: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="Its name in requests: lower-case letters, digits, `.`, `_` and `-`.",
+    )
+    kind: Literal["openai"] = Field("openai", description="The dialect it speaks.")
+    base_urls: list[HttpUrl] = Field(
+        min_length=1,
+        max_length=1,
+        description="Where it is. Ends in `/v1`, as is usual for OpenAI-compatible servers.",
+    )
+    api_key: Secret | None = Field(
+        None, description="Its key: `{env: NAME}` or `{file: PATH}`, never the key itself."
+    )
+    default_model: str = Field(
+        "", description="For chats that name no model. Unset: the first model that it lists."
+    )
+    default_embed_model: str = Field(
+        "",
+        description="For embeddings that name no model. Unset: the first model that it lists "
+        "whose name says that it embeds, else the first.",
+    )
+    timeouts: Timeouts = Field(Timeouts(), description="How long a call waits for it.")
+
+    @property
+    def hint(self) -> str:
+        """What to do when nothing listens there, for the backends that are known by their port."""
+        starts = {
+            14345: "is LlamaFarm running? (lf start)",
+            11434: "is Ollama running? (ollama serve)",
+        }
+        return starts.get(self.base_urls[0].port or 0, "is it running?")
+
+
+class Embedded(Section):
+    """The embedded default: two small models, run by this server itself."""
+
+    enabled: bool = Field(
+        False,
+        description="Whether to run them, as the integration `embedded`; as `serve --embedded`.",
+    )
+    chat_model: Path | None = Field(
+        None, description="A GGUF file for chat. Unset: SmolLM2-135M-Instruct, a demo model."
+    )
+    embed_model: Path | None = Field(
+        None, description="A GGUF file for embeddings. Unset: all-MiniLM-L6-v2."
+    )
+    threads: int = Field(
+        default_factory=lambda: max(1, min(8, (os.cpu_count() or 2))),
+        ge=1,
+        le=256,
+        description="CPU threads of each model. Unset: the cores, at most 8.",
+    )
+
+
+class Deadlines(Section):
+    """How long a call may take in all."""
+
+    default: Duration = Field(600.0, description="For a caller that sets no deadline.")
+    maximum: Duration = Field(3600.0, description="At most, whatever deadline the caller sets.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.default > self.maximum:
+            raise ValueError("default must not be greater than maximum")
+        return self
+
+
+#: With nothing configured: the backends that the original system looked for.
+DEFAULT_INTEGRATIONS = (
+    {"id": "llamafarm", "base_urls": ["http://localhost:14345/v1"]},
+    {"id": "ollama", "base_urls": ["http://localhost:11434/v1"]},
+)
+
+
+class Settings(BaseSettings):
+    """All settings of a server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    node_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="This node's name in answers. Unset: one is made and kept in `state_dir`.",
+    )
+    listen: str = Field(
+        "127.0.0.1:50051",
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\[\]:]+):\d{1,5}$",
+        description="The address of the gRPC service; port 0 takes a free one.",
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("atmosphere-grpc"),
+        description="Where the node's id is kept. Unset: the user's state directory.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe lines that are logged, to stderr."
+    )
+    reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the API.")
+    drain_grace: Duration = Field(
+        30.0, description="How long calls in flight may go on once the server is told to stop."
+    )
+    probe_interval: Duration = Field(5.0, description="Between two looks at an integration.")
+    deadlines: Deadlines = Field(Deadlines(), description="How long a call may take in all.")
+    embedded: Embedded = Field(Embedded(), description="The embedded default.")
+    integrations: list[Integration] = Field(
+        default_factory=list,
+        description="The backends, the preferred one first. Unset: `llamafarm` at "
+        "http://localhost:14345 and `ollama` at http://localhost:11434, unless the embedded "
+        "default is enabled.",
+    )
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> Self:
+        seen = {"embedded"} if self.embedded.enabled else set()
+        for i, integration in enumerate(self.integrations):
+            if integration.id in seen:
+                raise ValueError(
+                    f'integrations[{i}].id: "{integration.id}" is taken; choose another'
+                )
+            seen.add(integration.id)
+        return self
+
+    @property
+    def effective_integrations(self) -> list[Integration]:
+        """The configured integrations, or the default ones where nothing is configured."""
+        if self.integrations or self.embedded.enabled:
+            return self.integrations
+        return [Integration.model_validate(item) for item in DEFAULT_INTEGRATIONS]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line, then the environment, then the file."""
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+
+
+def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of the command line, the environment and a file.
+
+    Args:
+        path: The YAML file; None for none.
+        said: What the command line says, shaped as the file is.
+
+    Raises:
+        ConfigError: A setting is unknown or wrong, or the file cannot be read.
+    """
+    if path is not None:
+        _check_yaml(path)
+
+    class Sourced(Settings):
+        model_config = SettingsConfigDict(yaml_file=path)
+
+    try:
+        return Sourced(**(said or {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, path) for item in error.errors())) from None
+    except SettingsError as error:
+        raise ConfigError(f"the environment ({ENV_PREFIX}*): {error}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Environment variables with our prefix that name no setting.
+
+    They are no error: a container platform makes variables of its own out of a
+    service's name.
+    """
+    known = {*Settings.model_fields, "config", "target", "token", "timeout"}
+    names = (name for name in os.environ if name.startswith(ENV_PREFIX))
+    return sorted(
+        name
+        for name in names
+        if name.removeprefix(ENV_PREFIX).lower().partition("__")[0] not in known
+    )
+
+
+def _check_yaml(path: Path) -> None:
+    """That the file is there and holds settings; the settings source would skip a missing one."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{path}: cannot be read ({reason}) – see --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold settings, as `name: value`")
+
+
+def _explain(error: ErrorDetails, path: Path | None) -> str:
+    """An error of a setting, as `file: setting = value: what is wrong`."""
+    name = ""
+    for part in error["loc"]:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    source = str(path) if path else f"the settings (command line, {ENV_PREFIX}*)"
+    what = error["msg"].removeprefix("Value error, ")
+    leaf = next((part for part in reversed(error["loc"]) if isinstance(part, str)), "")
+    if error["type"] == "extra_forbidden":
+        known = list(_model_of(error["loc"]).model_fields)
+        near = difflib.get_close_matches(leaf, known, n=1)
+        what = "unknown setting" + (
+            f" – did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+        )
+    elif (field := _model_of(error["loc"]).model_fields.get(leaf)) is not None:
+        what = f"{what} – {field.description}"
+    value = error["input"]
+    shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{source}: {name}{shown}: {what}" if name else f"{source}: {what}"
+
+
+def _model_of(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section that a setting lies in."""
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _section(model.model_fields[part].annotation) or model
+    return model
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting's type is made of: itself, of a list, or optional."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)

@@ -1,0 +1,451 @@
+"""What the inside speaks: calls going down, events and results coming up.
+
+Frozen data only. No protobuf, HTTP or gRPC type is named here, and this file
+imports nothing of ours but the reasons of failures. Times are seconds in fields
+that end in `_s`, milliseconds in fields that end in `_ms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any
+
+from atmosphere_grpc.errors import Reason
+
+#: A decoded JSON object.
+JsonObject = Mapping[str, Any]
+
+
+class Capability(StrEnum):
+    """What can be executed."""
+
+    CHAT = "chat"
+    EMBED = "embed"
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    OTHER = "other"
+
+
+class UsageSource(Enum):
+    """Where the numbers of a `Usage` come from."""
+
+    REPORTED = "reported"
+    ESTIMATED = "estimated"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens used; `source` says what the numbers are worth."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: UsageSource = UsageSource.MISSING
+
+
+# --- calls -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture: by `url`, or by value with its media type."""
+
+    url: str = ""
+    data: bytes = b""
+    media_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool; `arguments_json` is as the model wrote it."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation; `parts` (texts and images) excludes `content`."""
+
+    role: str
+    content: str = ""
+    parts: tuple[str | Image, ...] = ()
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample; None (or no stop text) means that nothing is sent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: JsonObject | None = None
+
+
+class ToolMode(Enum):
+    """Whether tools are called."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    """The one tool to call."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObjectFormat:
+    """The answer is any JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaFormat:
+    """The answer is JSON that conforms to `schema`."""
+
+    name: str
+    schema: JsonObject
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a call asks for by name; empty means that the router decides."""
+
+    capability: str = ""
+    integration_id: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A conversation to be continued."""
+
+    target: Target
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolMode | NamedTool | None = None
+    response_format: JsonObjectFormat | JsonSchemaFormat | None = None
+    session_id: str = ""
+    extra: JsonObject = field(default_factory=dict)
+
+    @property
+    def image_path(self) -> str | None:
+        """The field path of the first image; None when there is none."""
+        for i, message in enumerate(self.messages):
+            for j, part in enumerate(message.parts):
+                if isinstance(part, Image):
+                    return f"messages[{i}].parts[{j}].image"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """Texts to be turned into vectors, and how long those should be."""
+
+    target: Target
+    input: tuple[str, ...]
+    dimensions: int | None = None
+    extra: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteCall:
+    """An intent; `prompt`, `messages` and `text` take its place where given.
+
+    `sampling_fields` are the request's paths of what `sampling` holds, so that a
+    capability without use for them can name them.
+    """
+
+    target: Target
+    intent: str
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    system: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    sampling_fields: tuple[str, ...] = ()
+    extra: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TestCall:
+    """A prompt for one integration."""
+
+    __test__ = False  # not a test case, whatever its name suggests to pytest
+
+    integration_id: str
+    prompt: str
+    model: str = ""
+
+
+# --- what a backend says -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The backend has begun to answer; empty where it does not say."""
+
+    id: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call; id and name are set once, in its first piece."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its log probability, and the likeliest ones in its place."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes = b""
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of an answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The backend's answer is whole."""
+
+    finish_reason: FinishReason
+    usage: Usage
+
+
+#: What a backend's chat yields: Begun once, then deltas, then Finished once.
+BackendEvent = Begun | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector a text, in order."""
+
+    vectors: tuple[list[float], ...]
+    model: str
+    usage: Usage
+
+
+class ModelState(Enum):
+    """Whether a model is in memory."""
+
+    UNKNOWN = "unknown"
+    AVAILABLE = "available"
+    LOADED = "loaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model of an integration; empty, 0 or None where the backend does not say."""
+
+    id: str
+    owned_by: str = ""
+    capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    size_bytes: int = 0
+    state: ModelState = ModelState.UNKNOWN
+    description: str = ""
+    accepts_images: bool | None = None
+
+
+# --- what execution says -----------------------------------------------------------------------
+
+
+class RouteMethod(Enum):
+    """How a route was decided."""
+
+    EXPLICIT = "explicit"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Where a call goes, and why."""
+
+    capability: Capability
+    method: RouteMethod
+    integration_id: str
+    model: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one backend; `reason` is None when it succeeded."""
+
+    integration_id: str
+    endpoint: str
+    model: str
+    reason: Reason | None
+    latency_ms: float
+    time_to_first_token_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A backend has begun to answer. `created` is Unix time in seconds."""
+
+    id: str
+    model: str
+    integration_id: str
+    created: float
+    route: RouteDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An answer is whole."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    time_to_first_token_ms: float
+    latency_ms: float
+    attempts: tuple[Attempt, ...]
+
+
+#: What a chat yields: Started once, then deltas, then Completed once.
+ChatEvent = Started | Delta | Completed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, assembled from its events."""
+
+    started: Started
+    message: Message
+    completed: Completed
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """The vectors, and what was done to get them."""
+
+    embeddings: Embeddings
+    route: RouteDecision
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteResult:
+    """What came of an intent: an answer or vectors."""
+
+    outcome: Answer | EmbedResult
+    route: RouteDecision
+    execution_time_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """How an integration answered; `error` and `reason` say why it did not."""
+
+    __test__ = False
+
+    response: str
+    model: str
+    latency_ms: float
+    time_to_first_token_ms: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    error: str = ""
+    reason: Reason | None = None
+
+
+class IntegrationState(Enum):
+    """Whether an integration is usable, by its last probe."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+    STARTING = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrationStatus:
+    """How an integration is doing. `last_probe` is Unix time in seconds, 0 for never."""
+
+    id: str
+    kind: str
+    state: IntegrationState
+    endpoints: tuple[str, ...]
+    last_probe: float = 0.0
+    latency_ms: float = 0.0
+    default_model: str = ""
+    capabilities: tuple[str, ...] = ()
+    error: str = ""
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model and whose it is."""
+
+    integration_id: str
+    model: Model
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """An integration that could not answer, and why."""
+
+    integration_id: str
+    error: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The models of the integrations asked, in order, and who could not say."""
+
+    models: tuple[ListedModel, ...]
+    unavailable: tuple[Unavailable, ...]

@@ -1,0 +1,94 @@
+"""The embedded default as a backend: each model in its own child, asked in the OpenAI dialect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from atmosphere_grpc.backends.openai import OpenAIBackend
+from atmosphere_grpc.backends.wire import WireSettings
+from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model
+from atmosphere_grpc.embedded.supervisor import LlamaServer
+from atmosphere_grpc.errors import Failure, Reason
+
+#: The id of the integration.
+INTEGRATION_ID = "embedded"
+
+
+class EmbeddedBackend:
+    """The models of several children, under one integration.
+
+    Args:
+        children: The children; each serves one model. They are started and stopped
+            by whoever made them.
+    """
+
+    def __init__(self, children: Sequence[LlamaServer]) -> None:
+        self._children = {child.model.id: child for child in children}
+        self._clients: dict[str, tuple[str, OpenAIBackend]] = {}  # by model: address and client
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The hosts and ports of the children that run."""
+        addresses = (child.address for child in self._children.values())
+        return tuple(address.removeprefix("http://") for address in addresses if address)
+
+    async def chat(
+        self, model: str, call: ChatCall, *, connect_s: float
+    ) -> AsyncGenerator[BackendEvent, None]:
+        """Continues a conversation on the child that serves the model."""
+        client = await self._client(model)
+        async with aclosing(client.chat(model, call, connect_s=connect_s)) as events:
+            async for event in events:
+                yield event
+
+    async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
+        """Turns texts into vectors on the child that serves the model."""
+        client = await self._client(model)
+        return await client.embed(model, call, connect_s=connect_s)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Every child's model.
+
+        Raises:
+            Failure: A child is down; the others' models are known from before.
+        """
+        return tuple([await self._model(child) for child in self._children.values()])
+
+    async def aclose(self) -> None:
+        """Closes the connections; the children go on."""
+        for _, client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+    async def _model(self, child: LlamaServer) -> Model:
+        client = await self._client(child.model.id)
+        listed = await client.models()
+        said = next((item for item in listed if item.id == child.model.id), Model(child.model.id))
+        return replace(
+            said, capabilities=(child.model.capability,), description=child.model.description
+        )
+
+    async def _client(self, model: str) -> OpenAIBackend:
+        """A client of the child that serves a model; a restarted child has a new address."""
+        child = self._children[model]
+        address = child.address
+        if address is None:
+            why = child.last_error or f"the llama.cpp server for {model} is not running"
+            raise Failure(Reason.BACKEND_UNAVAILABLE, f'integration "{INTEGRATION_ID}": {why}')
+        known_address, client = self._clients.get(model, ("", None))
+        if client is not None and known_address == address:
+            return client
+        made = OpenAIBackend(
+            WireSettings(
+                INTEGRATION_ID,
+                f"{address}/v1",
+                headers={"authorization": f"Bearer {child.api_key}"},
+                hint="it is started again by itself",
+            )
+        )
+        self._clients[model] = (address, made)
+        if client is not None:
+            await client.aclose()
+        return made

@@ -1,0 +1,1 @@
+"""Carries a decision out: within its time, attempt by attempt, told exactly."""

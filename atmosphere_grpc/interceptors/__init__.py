@@ -1,0 +1,1 @@
+"""What holds for every call, one concern a file."""

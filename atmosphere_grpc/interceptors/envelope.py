@@ -1,0 +1,148 @@
+"""Around every call: its request id, the one place that aborts, and its line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias, cast
+
+import grpc
+from grpc.aio import ServerInterceptor, ServicerContext
+
+from atmosphere_grpc.codec.failures import encode_failure
+from atmosphere_grpc.errors import Failure, Phase, Reason
+from atmosphere_grpc.execution.budget import Deadlines
+from atmosphere_grpc.interceptors.in_flight import InFlight
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("atmosphere_grpc.access")
+
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+#: A call's own budget tells more than this last bound, so it goes first.
+LAST_BOUND_S = 0.25
+
+Context = ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
+Unary = Callable[[Any, Context], Awaitable[Any]]
+Streaming = Callable[[Any, Context], AsyncGenerator[Any, None]]
+
+
+class Envelope(ServerInterceptor):
+    """Wraps the methods of one service; others (health, reflection) are left alone.
+
+    Args:
+        service: The service's full name.
+        in_flight: Where calls are counted.
+        deadlines: What bounds a call whose caller set no deadline and reads nothing.
+    """
+
+    def __init__(self, service: str, in_flight: InFlight, deadlines: Deadlines) -> None:
+        self._prefix = f"/{service}/"
+        self._in_flight = in_flight
+        self._deadlines = deadlines
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wraps the handler, by its arity."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(self._prefix):
+            return handler
+        name = method.removeprefix(self._prefix)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(name, cast(Streaming, handler.unary_stream)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(name, cast(Unary, handler.unary_unary)),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _unary(self, name: str, handle: Unary) -> Unary:
+        async def wrapped(request: Any, context: Context) -> Any:
+            return await self._run(name, context, lambda: handle(request, context))
+
+        return wrapped
+
+    def _streaming(self, name: str, handle: Streaming) -> Unary:
+        # A coroutine that writes, not a generator: a cancelled call then interrupts the write
+        # itself and closes the generator at once. A generator parked in `yield` would only be
+        # finalised when it is collected.
+        async def wrapped(request: Any, context: Context) -> None:
+            async def write_all() -> None:
+                async with aclosing(handle(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+            await self._run(name, context, write_all)
+
+        return wrapped
+
+    async def _run(self, name: str, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
+        began = time.perf_counter()
+        request_id = _request_id(context)
+        failure: Failure | None = None
+        code = "CANCELLED"
+        response = None
+        try:
+            self._in_flight.enter(context)
+            bound_s = self._deadlines.total_s(context.time_remaining()) + LAST_BOUND_S
+            async with asyncio.timeout(bound_s):
+                response = await handle()
+            code = "OK"
+        except Failure as error:
+            failure = error
+        except TimeoutError:
+            failure = Failure.out_of_time(
+                Phase.TOTAL, "the call's time was used up – did the caller stop reading?"
+            )
+        except Exception:
+            log.exception("request %s: fault in %s", request_id, name)
+            failure = Failure(
+                Reason.INTERNAL, "a fault of this server – report it with the request id"
+            )
+        finally:
+            code = failure.code.name if failure else code
+            _log_call(name, request_id, code, failure, (time.perf_counter() - began) * 1000)
+        trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
+        if failure is not None:
+            status = encode_failure(failure, request_id)
+            trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+            # Not inside a handler above: abort raises, and must not be caught and done twice.
+            await context.abort(failure.code, status.message, trailing_metadata=tuple(trailers))
+        context.set_trailing_metadata(tuple(trailers))
+        return response
+
+
+def _request_id(context: Context) -> str:
+    """The caller's own, when it is one that can be logged; else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _log_call(
+    name: str, request_id: str, code: str, failure: Failure | None, duration_ms: float
+) -> None:
+    reason = f" reason={failure.reason.value}" if failure else ""
+    access_log.info(
+        "%s code=%s%s duration_ms=%.1f request_id=%s", name, code, reason, duration_ms, request_id
+    )
+    if failure is not None and failure.detail:
+        log.warning("request %s: %s [%s]", request_id, failure.message, failure.detail)

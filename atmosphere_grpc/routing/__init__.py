@@ -1,0 +1,1 @@
+"""Intent → capability → integration and model: pure decisions, no I/O."""

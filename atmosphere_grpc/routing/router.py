@@ -1,0 +1,157 @@
+"""Which integration and model a call goes to, and why."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from atmosphere_grpc.domain import (
+    Capability,
+    IntegrationState,
+    Model,
+    RouteDecision,
+    RouteMethod,
+    Target,
+)
+from atmosphere_grpc.errors import Failure, Reason
+
+#: Which state is preferred among integrations that a request does not name.
+PREFERENCE = (
+    IntegrationState.UP,
+    IntegrationState.STARTING,
+    IntegrationState.UNKNOWN,
+    IntegrationState.DOWN,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An integration as the router sees it.
+
+    Attributes:
+        id: Its id.
+        state: Whether it is usable.
+        models: What it offers; empty where it does not say or was not reached.
+        default: The model for a request that names none; empty for none.
+        error: Why it is not usable.
+    """
+
+    id: str
+    state: IntegrationState
+    models: tuple[Model, ...]
+    default: str
+    error: str = ""
+
+    def has(self, model: str) -> bool:
+        """Whether a model can be asked for here; one that lists no models may have any."""
+        return not self.models or model == self.default or any(m.id == model for m in self.models)
+
+    def lacks(self, capability: Capability, model: str) -> bool:
+        """Whether it is known that a model has no such capability."""
+        found = next((m for m in self.models if m.id == model), None)
+        return bool(found and found.capabilities and capability.value not in found.capabilities)
+
+
+def capability_of(target: Target, otherwise: Capability) -> Capability:
+    """The capability that a call names, or another.
+
+    Raises:
+        Failure: CAPABILITY_NOT_FOUND.
+    """
+    if not target.capability:
+        return otherwise
+    try:
+        return Capability(target.capability)
+    except ValueError:
+        raise Failure(
+            Reason.CAPABILITY_NOT_FOUND,
+            f'capability: there is no "{target.capability[:64]}"; known are '
+            + ", ".join(item.value for item in Capability),
+        ) from None
+
+
+def decide(
+    target: Target, capability: Capability, candidates: Sequence[Candidate]
+) -> RouteDecision:
+    """Where a call goes.
+
+    Args:
+        target: What it names.
+        capability: What is to be done.
+        candidates: The integration that it names, or all of them in order.
+
+    Raises:
+        Failure: MODEL_NOT_FOUND, CAPABILITY_UNSUPPORTED, or BACKEND_UNAVAILABLE where
+            no integration could say what it has.
+    """
+    ranked = sorted(candidates, key=lambda item: PREFERENCE.index(item.state))
+    fitting = [item for item in ranked if not target.model or item.has(target.model)]
+    if not fitting:
+        raise _no_such_model(target, ranked)
+    for item in fitting:
+        model = target.model or item.default
+        if model and not item.lacks(capability, model):
+            return _decision(target, capability, item, model)
+    raise _nobody_can(target, capability, fitting)
+
+
+def _decision(
+    target: Target, capability: Capability, chosen: Candidate, model: str
+) -> RouteDecision:
+    named = [
+        text
+        for value, text in (
+            (target.capability, f"capability {capability.value}"),
+            (target.integration_id, f"integration {chosen.id}"),
+            (target.model, f"model {model}"),
+        )
+        if value
+    ]
+    filled = [
+        text
+        for value, text in (
+            (target.capability, f"capability {capability.value} is the default"),
+            (target.integration_id, f"integration {chosen.id} is the first that is usable"),
+            (target.model, f"model {model} is its default"),
+        )
+        if not value
+    ]
+    says = [f"the request names {' and '.join(named)}"] if named else []
+    return RouteDecision(
+        capability=capability,
+        method=RouteMethod.EXPLICIT if named else RouteMethod.DEFAULT,
+        integration_id=chosen.id,
+        model=model,
+        explanation="; ".join([*says, *filled]),
+    )
+
+
+def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
+    known = [model.id for item in asked for model in item.models]
+    near = difflib.get_close_matches(target.model, known, n=3, cutoff=0.4) or known[:5]
+    where = f'integration "{target.integration_id}" has' if target.integration_id else "there is"
+    return Failure(
+        Reason.MODEL_NOT_FOUND,
+        f'model: {where} no model "{target.model[:128]}"; the nearest are {", ".join(near)}',
+        metadata={"nearest": ", ".join(near)[:512]},
+    )
+
+
+def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidate]) -> Failure:
+    if not any(item.models for item in asked):
+        return Failure(Reason.BACKEND_UNAVAILABLE, _why_none(asked))
+    what = f'model "{target.model}"' if target.model else _named(item.id for item in asked)
+    return Failure(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"{what} cannot {capability.value}; ListModels shows what each model can do",
+    )
+
+
+def _why_none(asked: Sequence[Candidate]) -> str:
+    errors = [item.error or f'integration "{item.id}" offers no model' for item in asked]
+    return "; ".join(errors) or "no integration is configured"
+
+
+def _named(ids: Iterable[str]) -> str:
+    return "integration " + ", ".join(f'"{item}"' for item in ids)

@@ -1,0 +1,301 @@
+"""The server's life, in reading order: build, bind, start, ready, wait, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from atmosphere_grpc.backends.openai import OpenAIBackend
+from atmosphere_grpc.backends.wire import WireSettings
+from atmosphere_grpc.config import Integration as IntegrationSettings
+from atmosphere_grpc.config import Settings
+from atmosphere_grpc.embedded import start as embedded
+from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
+from atmosphere_grpc.embedded.supervisor import LlamaServer
+from atmosphere_grpc.execution.budget import Deadlines
+from atmosphere_grpc.execution.core import Execution
+from atmosphere_grpc.integrations.integration import (
+    Integration,
+    IntegrationSpec,
+    PhaseLimits,
+)
+from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.interceptors.envelope import Envelope
+from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.node import node_id
+from atmosphere_grpc.servicer import Servicer
+from atmosphere_grpc.v1 import execution_pb2
+from atmosphere_grpc.v1.execution_pb2_grpc import add_ExecutionServicer_to_server
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SERVICE: str = execution_pb2.DESCRIPTOR.services_by_name["Execution"].full_name
+HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: Between the news that this server is leaving and the first refusal, so that clients and load
+#: balancers that watch its health have heard it.
+LEAVE_PAUSE_S = 0.1
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # gRPC's default would let a second server take the same port, silently.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Clients may ping every 10 s, also without a call: otherwise well-meant keepalive is
+    # answered with GOAWAY too_many_pings.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class StartError(Exception):
+    """The server cannot start; the text names what is wrong and the remedy."""
+
+
+class Server:
+    """A gRPC server on a registry of integrations.
+
+    Args:
+        settings: How it serves.
+        registry: What it serves; probed and closed by the server.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._in_flight = InFlight()
+        deadlines = Deadlines(settings.deadlines.default, settings.deadlines.maximum)
+        self._grpc = grpc.aio.server(
+            interceptors=[Envelope(SERVICE, self._in_flight, deadlines)], options=OPTIONS
+        )
+        self._health = health.aio.HealthServicer()
+        self._probed = asyncio.Event()
+        self.node_id = node_id(settings.node_id, settings.state_dir)
+        servicer = Servicer(Execution(registry), deadlines, self.node_id)
+        add_ExecutionServicer_to_server(servicer, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if settings.reflection:
+            _add_reflection(self._grpc)
+        self._health_task: asyncio.Task[None] | None = None
+
+    @property
+    def registry(self) -> Registry:
+        """What it serves."""
+        return self._registry
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are in flight."""
+        return self._in_flight.count
+
+    def bind(self) -> str:
+        """Takes the address; gives the one that it got, with the real port.
+
+        Raises:
+            StartError: It cannot be had.
+        """
+        listen = self._settings.listen
+        host = listen.rpartition(":")[0]
+        try:
+            port = self._grpc.add_insecure_port(listen)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise StartError(
+                f"listen: cannot listen on {listen} – is another process using the port? Stop it, "
+                "or choose another address with --listen or ATMOSPHERE_LISTEN"
+            )
+        return f"{host}:{port}"
+
+    async def start(self) -> None:
+        """Serves, and begins to probe; returns once every integration has been looked at."""
+        for service in ("", SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._grpc.start()
+        self._registry.on_change = self._probed.set
+        await self._registry.refresh([*self._registry])
+        await self._tell_health()
+        self._registry.start(self._settings.probe_interval)
+        self._health_task = asyncio.create_task(self._keep_health(), name="health")
+
+    async def drain(self) -> None:
+        """Stops as calls allow: no new ones, those in flight finish, within the grace."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(LEAVE_PAUSE_S)
+        self._in_flight.close()
+        log.info("stopping: %d calls in flight", self._in_flight.count)
+        if not await self._in_flight.drained(self._settings.drain_grace):
+            log.warning("stopping with %d calls in flight", self._in_flight.count)
+
+    async def stop(self) -> None:
+        """Stops at once: calls in flight are cancelled, and open health watches end."""
+        if self._health_task is not None:
+            self._health_task.cancel()
+            await asyncio.gather(self._health_task, return_exceptions=True)
+        await self._grpc.stop(None)
+        await self._registry.aclose()
+
+    async def _keep_health(self) -> None:
+        while True:
+            await self._probed.wait()
+            self._probed.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if self._registry.usable
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+
+async def serve(
+    settings: Settings, *, ready: Callable[[Server, str], None], progress: Callable[[str], None]
+) -> int:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
+
+    Args:
+        settings: How and what it serves.
+        ready: Called with the server and its address once it serves.
+        progress: Told, in a few words, what takes time before that; "" when nothing does.
+
+    Returns:
+        The exit status: 0 after a drain, 1 when a second signal cut it short.
+
+    Raises:
+        StartError: It cannot start.
+        EmbeddedError: The embedded default cannot.
+        ConfigError: A secret is not where the configuration says.
+    """
+    signals = _Signals()
+    async with contextlib.AsyncExitStack() as stack:
+        started = await signals.unless_first(_start(settings, stack, progress))
+        if started is None:
+            return 0
+        server, address = started
+        progress("")
+        ready(server, address)
+        await signals.first.wait()
+        drained = await signals.unless_second(server.drain())
+    return 0 if drained else 1
+
+
+async def _start(
+    settings: Settings, stack: contextlib.AsyncExitStack, progress: Callable[[str], None]
+) -> tuple[Server, str]:
+    """A server that serves; what it needs is stopped with the stack."""
+    integrations = [_integration(item) for item in settings.effective_integrations]
+    children: Sequence[LlamaServer] = ()
+    if settings.embedded.enabled:
+        section = settings.embedded
+        children = await embedded.find_children(
+            section.chat_model, section.embed_model, section.threads, progress
+        )
+        spec = IntegrationSpec(INTEGRATION_ID, "embedded")
+        integrations.append(Integration(spec, EmbeddedBackend(children)))
+    registry = Registry(integrations)
+    for child in children:
+        child.on_change = lambda: registry.wake(INTEGRATION_ID)
+    server = Server(settings, registry)
+    # Bound first: a port that is taken is told before seconds are spent on loading models.
+    address = server.bind()
+    if children:
+        progress(f"loading {' and '.join(child.model.id for child in children)}")
+    await stack.enter_async_context(embedded.running(children))
+    stack.push_async_callback(server.stop)
+    progress("looking at the integrations")
+    await server.start()
+    return server, address
+
+
+class _Signals:
+    """SIGTERM and SIGINT, the first and the second."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self._second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._note)
+
+    def _note(self) -> None:
+        (self._second if self.first.is_set() else self.first).set()
+
+    async def unless_first(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work gives; None when a first signal cut it short."""
+        return await _unless(self.first, work)
+
+    async def unless_second(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether the work was done before a second signal cut it short."""
+        await _unless(self._second, work)
+        return not self._second.is_set()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; cancels it, and gives None, when the event comes first."""
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        for unfinished in (task, waiter):
+            unfinished.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)
+
+
+def _integration(settings: IntegrationSettings) -> Integration:
+    headers = {}
+    if settings.api_key is not None:
+        headers["authorization"] = f"Bearer {settings.api_key.read()}"
+    timeouts = settings.timeouts
+    backend = OpenAIBackend(
+        WireSettings(
+            settings.id,
+            str(settings.base_urls[0]),
+            headers=headers,
+            connect_s=timeouts.connect,
+            hint=settings.hint,
+        )
+    )
+    spec = IntegrationSpec(
+        settings.id,
+        settings.kind,
+        settings.default_model,
+        settings.default_embed_model,
+        PhaseLimits(timeouts.connect, timeouts.first_token, timeouts.idle),
+    )
+    return Integration(spec, backend)
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection under both its names: the library knows only the older; the wire is the same."""
+    names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler}),)
+    )

@@ -1,0 +1,1 @@
+"""Generated from protos/atmosphere_grpc/v1 by `make proto`."""
