@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Runs the command line."""
+    # Nothing here forks without an exec; gRPC would warn of each child process all the same.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         from atmosphere_grpc.cli import app
     except ModuleNotFoundError as error:

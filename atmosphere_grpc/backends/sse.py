@@ -82,6 +82,8 @@ class SSEParser:
         return [Event(event.type, event.data, ended=False) for event in events]
 
     def _line(self, line: bytes, events: list[Event]) -> None:
+        if self._size + len(line) > self._max:
+            raise EventTooLarge
         if not line:
             if self._data:
                 events.append(Event(self._type, b"\n".join(self._data)))
@@ -93,9 +95,7 @@ class SSEParser:
         if value.startswith(b" "):
             value = value[1:]
         if name == b"data":
-            self._size += len(value)
-            if self._size > self._max:
-                raise EventTooLarge
+            self._size += len(line)  # with the name, so that empty lines count too
             self._data.append(value)
         elif name == b"event":
             self._type = value

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atmosphere_grpc.cli import serve
+from atmosphere_grpc.cli import calls, chat, serve
 
 app = typer.Typer(
     name="atmosphere-grpc",
@@ -37,4 +37,16 @@ def _root(
     pass
 
 
-app.command("serve")(serve.serve)
+COMMANDS = {
+    "serve": serve.serve,
+    "execute": calls.execute,
+    "chat": chat.chat,
+    "embed": calls.embed,
+    "models": calls.models,
+    "integrations": calls.integrations,
+    "route": calls.route,
+    "test": calls.try_integration,
+    "health": calls.health,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)

@@ -151,3 +151,6 @@ _READERS: dict[str, Callable[[str, Any, Faults], Any]] = {
     "system": _text,
     "extra": _object,
 }
+
+#: The names of all arguments.
+KEYS = tuple(_READERS)

@@ -14,6 +14,9 @@ from atmosphere_grpc.errors import Failure, Reason
 
 #: The id of the integration.
 INTEGRATION_ID = "embedded"
+#: The most tokens of an answer to a request that sets no limit: so small a model often does not
+#: find its end, and would go on until its context is full.
+DEFAULT_MAX_TOKENS = 512
 
 
 class EmbeddedBackend:
@@ -39,6 +42,8 @@ class EmbeddedBackend:
     ) -> AsyncGenerator[BackendEvent, None]:
         """Continues a conversation on the child that serves the model."""
         client = await self._client(model)
+        if call.sampling.max_tokens is None:
+            call = replace(call, sampling=replace(call.sampling, max_tokens=DEFAULT_MAX_TOKENS))
         async with aclosing(client.chat(model, call, connect_s=connect_s)) as events:
             async for event in events:
                 yield event

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT_S = 60.0
 _TERM_GRACE_S = 2.0
-_LINE_CHARS = 500
+_LINE_CHARS = 500  # of the child's log: longer lines are cut
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
@@ -63,8 +63,14 @@ class Backoff:
 class LlamaServer:
     """One llama.cpp server in a child process, restarted whenever it dies.
 
-    Start it from the main thread's event loop: on Linux the child is killed when the *thread* that
-    spawned it ends.
+    Start it from the main thread: on Linux the child dies with the *thread* that spawned it.
+
+    Args:
+        model: What to serve.
+        threads: CPU threads the child computes with.
+        n_ctx: Context in tokens, shared by the slots (embedding models: 512 tokens a slot).
+        n_parallel: Slots, that is requests computed at once; further ones queue in the child.
+        backoff: The waits before restarts; by default 0.5 s doubling to 30 s.
 
     Attributes (to read, but for `on_change`):
         model: What is served.
@@ -85,15 +91,6 @@ class LlamaServer:
         n_parallel: int = 2,
         backoff: Backoff | None = None,
     ) -> None:
-        """Describes the child; `start` starts it.
-
-        Args:
-            model: What to serve.
-            threads: CPU threads the child computes with.
-            n_ctx: Context in tokens, shared by the slots (embedding models: 512 tokens a slot).
-            n_parallel: Slots, that is requests computed at once; further ones queue in the child.
-            backoff: The waits before restarts; by default 0.5 s doubling to 30 s.
-        """
         self.model = model
         self.api_key = secrets.token_urlsafe(32)
         self.state = ChildState.STOPPED
@@ -112,6 +109,7 @@ class LlamaServer:
             threads=threads,
             parent_pid=0,  # known when it is started: this object may be made before a fork
         )
+        self._name = f"the llama.cpp server for {model.id}"
         self._backoff = backoff or Backoff()
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -131,25 +129,24 @@ class LlamaServer:
             RuntimeError: It is started already.
         """
         if self._task is not None and not self._task.done():
-            raise RuntimeError(f"{self._name()} is already started")
+            raise RuntimeError(f"{self._name} is already started")
         self._stopping = False
         self._orders["parent_pid"] = os.getpid()
         loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._task = asyncio.create_task(self._supervise(loaded), name=self._name())
+        task = self._task = asyncio.create_task(self._supervise(loaded), name=self._name)
         try:
             await asyncio.wait({loaded, task}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self.stop()
             raise
         if task.cancelled():
-            raise EmbeddedError(f"{self._name()} was stopped while it was starting")
+            raise EmbeddedError(f"{self._name} was stopped while it was starting")
         if task.done():
             task.result()
 
     async def stop(self) -> None:
         """Ends the child (SIGTERM, SIGKILL after 2 s) and reaps it; harmless at any time."""
-        task = self._task
-        if task is None:
+        if (task := self._task) is None:
             return
         if not self._stopping:  # a second cancellation would interrupt the clean-up of the first
             self._stopping = True
@@ -173,11 +170,11 @@ class LlamaServer:
                     async with self._child() as (process, drained):
                         self.address = await self._load(process, drained)
                         since = loop.time()
-                        logger.info("%s is ready at %s", self._name(), self.address)
+                        logger.info("%s is ready at %s", self._name, self.address)
                         self._become(ChildState.RUNNING)
                         if not loaded.done():
                             loaded.set_result(None)
-                        problem = f"{self._name()} {_ending(await process.wait())}"
+                        problem = f"{self._name} {_ending(await process.wait())}"
                         ran_s = loop.time() - since
                 except EmbeddedError as error:
                     self.last_error = problem = str(error)
@@ -196,16 +193,23 @@ class LlamaServer:
     @contextlib.asynccontextmanager
     async def _child(self) -> AsyncIterator[tuple[Process, asyncio.Task[str]]]:
         """Spawns a child and drains its stderr; however the block is left, the child is dead."""
-        try:
-            process = await asyncio.create_subprocess_exec(
+        spawning = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 # -P: a file in the working directory must not stand in for a standard module.
                 sys.executable, "-P", "-m", "atmosphere_grpc.embedded.child",
                 stdin=PIPE, stdout=PIPE, stderr=PIPE,
                 # The child finds what this process finds, however that came to be importable.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )  # fmt: skip
+            )
+        )  # fmt: skip
+        try:
+            process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await _end(await spawning)  # left half-made, it would be killed but not reaped
+            raise
         except OSError as error:
-            raise EmbeddedError(f"{self._name()} could not be started: {error}") from None
+            raise EmbeddedError(f"{self._name} could not be started: {error}") from None
         self._process = process
         drained = asyncio.create_task(self._drain(cast(asyncio.StreamReader, process.stderr)))
         try:
@@ -234,17 +238,17 @@ class LlamaServer:
                 answer = await stdout.readline()
                 if not answer.endswith(b"\n"):
                     ending = _ending(await process.wait())
-                    raise EmbeddedError(f"{self._name()} {ending} while loading {self.model.path}")
+                    raise EmbeddedError(f"{self._name} {ending} while loading {self.model.path}")
         except TimeoutError:
             raise EmbeddedError(
-                f"{self._name()} did not load {self.model.path} within {_LOAD_TIMEOUT_S:.0f} s – "
+                f"{self._name} did not load {self.model.path} within {_LOAD_TIMEOUT_S:.0f} s – "
                 "use a smaller model, or give it more memory"
             ) from None
         reply: dict[str, str] = json.loads(answer)
         if "error" in reply:
             reason = await drained or reply["error"]
             raise EmbeddedError(
-                f"{self._name()} could not load {self.model.path}: {reason} – "
+                f"{self._name} could not load {self.model.path}: {reason} – "
                 "check that this llama.cpp supports the model and that there is memory for it"
             )
         return reply["address"]
@@ -252,13 +256,14 @@ class LlamaServer:
     async def _drain(self, stderr: asyncio.StreamReader) -> str:
         """Reads the child's stderr, so that it can neither block the child nor reach a terminal.
 
-        Returns: The first error llama.cpp logged, `0.00.046.302 E where: what`, less its time.
+        Returns:
+            The first error llama.cpp logged, `0.00.046.302 E where: what`, less its time.
         """
         first_error, rest = "", b""
         while chunk := await stderr.read(1 << 16):
             *lines, rest = (rest[-_LINE_CHARS:] + chunk).split(b"\n")
             for line in lines:
-                text = line.decode(errors="replace")[:_LINE_CHARS]
+                text = line[:_LINE_CHARS].decode(errors="replace")
                 first_error = first_error or text.partition(" E ")[2].strip()
                 logger.debug("%s: %s", self.model.id, text)
         return first_error
@@ -267,14 +272,11 @@ class LlamaServer:
         if state is self.state:
             return
         self.state = state
-        if self.on_change is not None:
-            try:
+        try:
+            if self.on_change is not None:
                 self.on_change()
-            except Exception:
-                logger.exception("the on_change hook of %s failed", self._name())
-
-    def _name(self) -> str:
-        return f"the llama.cpp server for {self.model.id}"
+        except Exception:
+            logger.exception("the on_change hook of %s failed", self._name)
 
 
 def _ending(status: int) -> str:

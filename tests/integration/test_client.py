@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,11 @@ from atmosphere_grpc.v1 import chat_pb2, execution_pb2, execution_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
 SERVICE = execution_pb2.DESCRIPTOR.services_by_name["Execution"]
 BEARER = "hush-hush"
-PATIENCE = 2  # seconds after which a test that waits in vain fails
+PATIENCE = 10  # seconds after which a test that waits in vain fails
 
 STARTED = chat_pb2.ChatResponse(started=chat_pb2.Started(id="c1", model="m"))
 A = chat_pb2.ChatResponse(delta=chat_pb2.Delta(content="a"))
@@ -69,25 +71,33 @@ class Script(grpc.GenericRpcHandler):
             return grpc.unary_stream_rpc_method_handler(self._chat, response_serializer=_encoded)
 
         async def unary(request: bytes, context: Any) -> Any:
-            await self._hang()
+            async with self._open_call():
+                await self._hang()
             assert self.answer is not None
             return await self.answer(name, request, context)
 
         return grpc.unary_unary_rpc_method_handler(unary, response_serializer=_encoded)
 
     async def _chat(self, request: bytes, context: Any) -> AsyncIterator[Any]:
-        for event in self.events:
-            if isinstance(event, grpc.StatusCode):
-                await context.abort(event, "as told")
-            yield event
-        await self._hang()
+        # A handler may be cancelled at its `yield` as well as where it hangs.
+        async with self._open_call():
+            for event in self.events:
+                if isinstance(event, grpc.StatusCode):
+                    await context.abort(event, "as told")
+                yield event
+            await self._hang()
 
     async def _hang(self) -> None:
         if self.hangs:
-            try:
-                self.arrived.set()
-                await asyncio.Event().wait()
-            finally:
+            self.arrived.set()
+            await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def _open_call(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if self.hangs:
                 self.left.set()
 
 
@@ -96,15 +106,38 @@ def _encoded(message: Any) -> bytes:
 
 
 @asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[str]:
+async def serving(
+    script: Script, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[str]:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((script,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+@pytest.fixture(scope="session")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate of 127.0.0.1, and its key."""
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=test"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
 
 
 @pytest.fixture
@@ -295,6 +328,25 @@ async def test_a_proxy_of_the_environment_does_not_capture_the_loopback(
     script.answer = answers(b"")
     async with AsyncAtmosphereClient(target) as client:
         await client.execute("hi")
+
+
+async def test_both_clients_prove_who_they_are_by_tls(
+    script: Script, identity: tuple[Path, Path]
+) -> None:
+    certificate, key = (path.read_bytes() for path in identity)
+    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, True)
+    script.answer = answers(b"\x08\x01")
+    trust: Any = {"tls": True, "ca_certificate": identity[0]}
+    own: Any = {"client_certificate": certificate, "client_key": identity[1]}
+    async with serving(script, credentials) as target:
+        async with AsyncAtmosphereClient(target, **trust, **own, token=BEARER) as client:
+            assert await client.health() == "SERVING"
+        with AtmosphereClient(target, **trust, **own) as blocking:
+            assert await asyncio.to_thread(blocking.health) == "SERVING"
+        async with AsyncAtmosphereClient(target, **trust) as stranger:
+            with pytest.raises(UnavailableError):
+                await stranger.health()
+    assert script.calls == ["Check", "Check"]
 
 
 async def test_a_channel_that_was_brought_stays_open(target: str, script: Script) -> None:

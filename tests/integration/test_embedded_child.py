@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import json
 import os
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -99,6 +101,20 @@ def pid_of(server: LlamaServer) -> int:
     return server.pid
 
 
+def orders_for(model: ModelFile, parent_pid: int) -> child.Orders:
+    return child.Orders(
+        model_path=str(model.path),
+        alias=model.id,
+        embedding=model.capability == "embed",
+        mean_pooling=False,
+        api_key="key",
+        n_ctx=1024,
+        n_parallel=2,
+        threads=3,
+        parent_pid=parent_pid,
+    )
+
+
 def is_gone(pid: int) -> bool:
     """Whether the process has ended; an orphan may stay a zombie where nobody reaps it."""
     try:
@@ -107,12 +123,22 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-async def python(body: str) -> Process:
-    return await asyncio.create_subprocess_exec(
+@contextlib.asynccontextmanager
+async def python(body: str, stdin: int = DEVNULL) -> AsyncIterator[Process]:
+    """Another Python process that runs the body; gone when the block is left."""
+    helper = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HELPER.format(body=body)),
+        stdin=stdin,
         stdout=PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
+    try:
+        async with asyncio.timeout(60):
+            yield helper
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            helper.kill()
+        await helper.wait()
 
 
 async def test_the_chat_model_is_listed_by_its_id_and_answers(chat: LlamaServer) -> None:
@@ -284,39 +310,74 @@ async def test_a_first_start_that_fails_tells_llama_cpps_own_reason(
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_the_child_dies_with_its_parent(loop: str, moment: str) -> None:
     """A parent killed by SIGKILL runs no clean-up: neither while loading nor while serving."""
-    helper = await python(f"""
+    body = f"""
 import {loop} as chosen
 async def main():
-    server = LlamaServer(find_embed_model(None, print), threads=1)
+    server = LlamaServer(find_embed_model(None, lambda _: None), threads=1)
     starting = asyncio.create_task(server.start())
     while not {moment}: await asyncio.sleep(0)
     print(server.pid, flush=True)
     await asyncio.Event().wait()
 chosen.run(main())
-""")
-    assert helper.stdout is not None
-    pid = int(await helper.stdout.readline())
-    assert not is_gone(pid)
-    helper.kill()
-    await helper.wait()
-    await until(lambda: is_gone(pid), within_s=10)
+"""
+    async with python(body) as helper:
+        assert helper.stdout is not None
+        pid = int(await helper.stdout.readline())
+        assert not is_gone(pid)
+        helper.kill()
+        await until(lambda: is_gone(pid))
+
+
+# The death signal is Linux's; elsewhere the closed stdin is all there is.
+@pytest.mark.parametrize("held", ["parent", "stdin"] if sys.platform == "linux" else ["parent"])
+async def test_either_a_dead_parent_or_a_closed_stdin_ends_the_child(
+    embed_model: ModelFile, held: str
+) -> None:
+    """Each alone: native code that loads a model keeps the thread that watches stdin waiting."""
+    body = """
+import os, subprocess
+subprocess.Popen([sys.executable, "-P", "-m", "atmosphere_grpc.embedded.child"], stdin=0)
+print(os.getpid(), flush=True)
+asyncio.run(asyncio.Event().wait())
+"""
+    theirs, ours = os.pipe()
+    async with python(body, stdin=theirs) as helper:
+        os.close(theirs)
+        assert helper.stdout is not None
+        parent = int(await helper.stdout.readline())
+        os.write(ours, json.dumps(orders_for(embed_model, parent)).encode() + b"\n")
+        assert b"address" in await helper.stdout.readline()
+        (process,) = psutil.Process(parent).children()
+        if held == "parent":
+            os.close(ours)
+        else:
+            helper.kill()
+        await until(lambda: is_gone(process.pid))
+    if held == "stdin":
+        os.close(ours)
 
 
 async def test_it_works_under_uvloop() -> None:
-    helper = await python("""
+    body = """
 import os, signal, uvloop
 async def main():
-    server = LlamaServer(find_embed_model(None, print), threads=1, backoff=Backoff(initial_s=0.01))
-    states = []
-    server.on_change = lambda: states.append(server.state.value)
+    model = find_embed_model(None, lambda _: None)
+    server = LlamaServer(model, threads=1, backoff=Backoff(initial_s=0.01))
+    states, running = [], asyncio.Event()
+    def changed():
+        states.append(server.state.value)
+        if server.state is ChildState.RUNNING: running.set()
+    server.on_change = changed
     await server.start()
+    running.clear()
     os.kill(server.pid, signal.SIGKILL)
-    while server.state is ChildState.RUNNING or not server.address: await asyncio.sleep(0.01)
+    await running.wait()
     await server.stop()
     print(*states)
 uvloop.run(main())
-""")
-    output, _ = await helper.communicate()
+"""
+    async with python(body) as helper:
+        output, _ = await helper.communicate()
     assert output.decode().split() == "starting running restarting running stopped".split()
 
 
@@ -325,11 +386,10 @@ async def test_two_processes_may_convert_into_one_empty_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     body = "print(find_embed_model(None, lambda _: None).path)"
-    helpers = await asyncio.gather(python(body), python(body))
-    outputs = await asyncio.gather(*(helper.communicate() for helper in helpers))
-    assert [helper.returncode for helper in helpers] == [0, 0]
+    async with python(body) as one, python(body) as other:
+        outputs = await asyncio.gather(one.communicate(), other.communicate())
     (file,) = (tmp_path / "atmosphere-grpc").iterdir()
-    assert {Path(output.decode().strip()) for output, _ in outputs} == {file}
+    assert [Path(output.decode().strip()) for output, _ in outputs] == [file, file]
     assert file.read_bytes() == embed_model.path.read_bytes()
 
 
@@ -338,13 +398,9 @@ def test_the_child_serves_loopback_only_and_bounds_its_prompt_cache(
 ) -> None:
     """llama.cpp's own bound is 8 GiB of finished prompts, 16 MiB each."""
     monkeypatch.setattr(xllamacpp, "Server", lambda params: params)
-    orders = child.Orders(
-        model_path="m.gguf", alias="m", embedding=False, mean_pooling=False,
-        api_key="key", n_ctx=8192, n_parallel=2, threads=3, parent_pid=1,
-    )  # fmt: skip
-    params = child._serve(orders)
+    params = child._serve(orders_for(find_chat_model(None), parent_pid=1))
     assert (params.hostnames, params.port, params.api_keys) == (["127.0.0.1"], 0, ["key"])
-    assert (params.ui, params.n_ctx, params.n_parallel) == (False, 8192, 2)
+    assert (params.ui, params.n_ctx, params.n_parallel) == (False, 1024, 2)
     assert (params.cpuparams.n_threads, params.cpuparams_batch.n_threads) == (3, 3)
     assert params.cache_ram_mib == 128
 

@@ -9,7 +9,7 @@ import pytest
 
 from atmosphere_client import AsyncChatStream, CallCancelledError
 
-PATIENCE = 2  # seconds after which a test that waits in vain fails
+PATIENCE = 10  # seconds after which a test that waits in vain fails
 
 
 class Call:

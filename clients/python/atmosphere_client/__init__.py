@@ -1,6 +1,8 @@
 """Python client of Atmosphere's execution layer, for blocking code and for asyncio."""
 
+from ._call import CallOptions, GenerateOptions
 from ._listing import Models
+from ._request import Sampling
 from .aio import AsyncAtmosphereClient
 from .chat import AsyncChatStream, ChatResult, ChatStream
 from .client import AtmosphereClient
@@ -26,16 +28,19 @@ __all__ = [
     "AtmosphereClient",
     "AtmosphereError",
     "CallCancelledError",
+    "CallOptions",
     "ChatResult",
     "ChatStream",
     "DeadlineExceededError",
     "FailedPreconditionError",
+    "GenerateOptions",
     "InternalError",
     "InvalidArgumentError",
     "Models",
     "NotFoundError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
+    "Sampling",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",

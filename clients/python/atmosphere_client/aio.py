@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
@@ -67,6 +68,8 @@ class AsyncAtmosphereClient:
         self._owns_channel = channel is None
         self._channel = channel
         self._stub: execution_pb2_grpc.ExecutionAsyncStub | None = None
+        # grpc.aio 1.75 does not end a stream that is being read when its channel closes.
+        self._streams: weakref.WeakSet[AsyncChatStream] = weakref.WeakSet()
         self._closed = False
 
     async def execute(
@@ -121,7 +124,10 @@ class AsyncAtmosphereClient:
             options=options,
         )
         call = self._call(options, GenerateOptions)
-        return AsyncChatStream(self._rpc.Chat(request, **call.arguments()), on_progress)
+        with translated():
+            stream = AsyncChatStream(self._rpc.Chat(request, **call.arguments()), on_progress)
+        self._streams.add(stream)
+        return stream
 
     async def embed(
         self,
@@ -200,6 +206,8 @@ class AsyncAtmosphereClient:
         """Closes the channel, unless it was brought; calls under way are cancelled."""
         self._closed = True
         if self._owns_channel and self._channel is not None:
+            for stream in list(self._streams):
+                stream.cancel()
             await self._channel.close()
 
     async def __aenter__(self) -> Self:

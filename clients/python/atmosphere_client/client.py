@@ -153,8 +153,7 @@ class AtmosphereClient:
             response_format: ``"text"``, ``"json_object"``, a JSON Schema as a dictionary, or
                 OpenAI's ``{"type": "json_schema", …}``.
             session_id: A conversation that the backend keeps, where it can.
-            max_delay_ms: The server may join text for this long, to send fewer deltas. 0:
-                its default.
+            max_delay_ms: How long the server may join text. 0: its default.
             extra: Further fields of the backend's own request, passed on as they are.
             on_progress: Called with each sign of life while there is nothing to show yet.
             **options: See `GenerateOptions`; `timeout` holds for the whole stream.
@@ -172,7 +171,8 @@ class AtmosphereClient:
             options=options,
         )
         call = self._call(options, GenerateOptions)
-        return ChatStream(self._stub.Chat(request, **call.arguments()), on_progress)
+        with translated():
+            return ChatStream(self._stub.Chat(request, **call.arguments()), on_progress)
 
     def embed(
         self,

@@ -1,0 +1,111 @@
+"""Writes the tables of the documentation that mirror the code, or checks that they do.
+
+A generated part lies between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from atmosphere_grpc.codec import kwargs
+from atmosphere_grpc.config import Duration, Settings
+from atmosphere_grpc.errors import TABLE
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/errors.md", "docs/configuration.md")
+_PART = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+
+
+def table(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [headings, tuple("---" for _ in headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def errors() -> str:
+    """Every reason, its status, whether to retry, what it means."""
+    return table(
+        ("reason", "status", "retry", "what happened, what to do"),
+        (
+            (f"`{reason.value}`", rule.code.name, "yes" if rule.retryable else "no", rule.meaning)
+            for reason, rule in TABLE.items()
+        ),
+    )
+
+
+def settings() -> str:
+    """Every setting, its default and its meaning."""
+    return table(("setting", "default", "meaning"), _rows(Settings, ""))
+
+
+def kwarg_names() -> str:
+    """The named arguments of Execute."""
+    return ", ".join(f"`{name}`" for name in kwargs.KEYS) + "\n"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "errors": errors,
+    "settings": settings,
+    "kwargs": kwarg_names,
+}
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        many = section is not None and section is not field.annotation and "list" in str(field)
+        path = f"{prefix}{name}{'[]' if many else ''}"
+        if section is None or many:
+            yield f"`{path}`", _default(field), field.description or ""
+        if section is not None:
+            yield from _rows(section, f"{path}.")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "" if field.default_factory else "required"
+    if value in (None, ""):
+        return ""
+    if field.metadata == list(Duration.__metadata__):
+        return f"`{value:g}s`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def main() -> None:
+    """Writes every generated part; with `--check`, says which are not up to date."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text()
+        after = _PART.sub(lambda m: m[1] + GENERATED[m[2]]() + m[4], before)
+        if after != before:
+            stale.append(name)
+            if not check:
+                path.write_text(after)
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: not what the code says: run make docs")
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clients/*/*.md")]:
+        for target in _LINK.findall(path.read_text()):
+            if not (path.parent / target).exists():
+                sys.exit(f"{path.relative_to(ROOT)}: links to {target}, which does not exist")
+
+
+if __name__ == "__main__":
+    main()
