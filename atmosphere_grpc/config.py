@@ -154,10 +154,10 @@ class Embedded(Section):
         None, description="A GGUF file for embeddings. Unset: all-MiniLM-L6-v2."
     )
     threads: int = Field(
-        default_factory=lambda: max(1, min(8, (os.cpu_count() or 2))),
+        default_factory=lambda: max(1, min(8, (os.cpu_count() or 2) - 1)),
         ge=1,
         le=256,
-        description="CPU threads of each model. Unset: the cores, at most 8.",
+        description="CPU threads of each model. Unset: all cores but one, which serves, at most 8.",
     )
 
 

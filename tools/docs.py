@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from atmosphere_grpc.codec import kwargs
-from atmosphere_grpc.config import Duration, Settings
+from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ def _default(field: FieldInfo) -> str:
         return "" if field.default_factory else "required"
     if value in (None, ""):
         return ""
-    if field.metadata == list(Duration.__metadata__):
+    if isinstance(value, float):  # every one is a duration
         return f"`{value:g}s`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import msgspec
-
 from atmosphere_grpc.backends.openai_errors import from_error, from_status, stream_error_status
 from atmosphere_grpc.backends.openai_request import chat_body, embed_body
 from atmosphere_grpc.backends.openai_schema import (
+    MALFORMED,
     Chunk,
     ModelCard,
     chunk_decoder,
@@ -123,7 +122,7 @@ class OpenAIBackend:
     def _chunk(self, event: Event) -> Chunk:
         try:
             chunk = chunk_decoder.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             detail = f"{error}: {event.data[:500].decode(errors='replace')}"
             if not event.ended:
                 raise self._endpoint.truncated("its stream broke off", detail=detail) from None
@@ -143,7 +142,7 @@ class OpenAIBackend:
             answer = embeddings_decoder.decode(body)
         except HttpStatus as status:
             raise from_status(self._endpoint, status) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             raise self._endpoint.contract(
                 "its answer is not a list of embeddings", detail=str(error)
             ) from None
@@ -173,7 +172,7 @@ class OpenAIBackend:
             cards = models_decoder.decode(await self._wire.get("models"))
         except HttpStatus as status:
             raise from_status(self._endpoint, status) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             raise self._endpoint.contract(
                 "its answer to /models is not a list of models", detail=str(error)
             ) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from atmosphere_grpc.backends.openai_schema import MALFORMED
 from atmosphere_grpc.backends.wire import Endpoint, HttpStatus
 from atmosphere_grpc.errors import Failure, Reason
 
@@ -26,7 +27,7 @@ def from_status(endpoint: Endpoint, answer: HttpStatus) -> Failure:
     """The failure that an answer other than 2xx stands for."""
     try:
         body = msgspec.json.decode(answer.body)
-    except msgspec.DecodeError:
+    except MALFORMED:
         body = None
     failure = from_error(endpoint, answer.status, body)
     failure.retry_after_s = answer.retry_after_s

@@ -6,9 +6,14 @@ type would mean a wrong answer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+#: What decoding raises for bytes that are not the JSON they should be, or nest too deep.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class FunctionDelta(msgspec.Struct):
@@ -41,7 +46,7 @@ class Alternative(msgspec.Struct):
 
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Byte] | None = None
 
 
 class TokenInfo(msgspec.Struct):
@@ -49,7 +54,7 @@ class TokenInfo(msgspec.Struct):
 
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Byte] | None = None
     top_logprobs: list[Alternative] | None = None
 
 

@@ -43,6 +43,7 @@ class Assembly:
         self._tool_calls: dict[int, ToolCallDelta] = {}
         self._logprobs: list[TokenLogprob] = []
         self._tool_ids: dict[int, str] = {}  # of every call begun, by index
+        self._moved: dict[int, int] = {}  # the server's index of a call → its own one
         self._pieces = 0
         self._finish_reason: FinishReason | None = None
         self._usage: UsageChunk | None = None
@@ -119,9 +120,14 @@ class Assembly:
         )
 
     def _tool_index(self, call: ToolCallChunk) -> int:
-        """Which call a chunk belongs to, also where the server leaves `index` out."""
+        """Which call a chunk belongs to, also where the server leaves `index` out or reuses it."""
         if call.index is not None:
-            return call.index
+            index = self._moved.get(call.index, call.index)
+            other = call.id and call.id != self._tool_ids.get(index, call.id)
+            if other and call.function and call.function.name:
+                # Ollama gives each call of an answer index 0 (ollama#15457).
+                index = self._moved[call.index] = max(self._tool_ids) + 1
+            return index
         for index, known in self._tool_ids.items():
             if call.id == known:
                 return index

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
-from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model
+from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model, Sampling
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 from atmosphere_grpc.errors import Failure, Reason
 
 #: The id of the integration.
 INTEGRATION_ID = "embedded"
-#: The most tokens of an answer to a request that sets no limit: so small a model often does not
-#: find its end, and would go on until its context is full.
-DEFAULT_MAX_TOKENS = 512
+#: What holds for a request that does not say. So small a model often does not find its end, and
+#: would go on until its context is full; the temperature is its makers' own advice.
+DEFAULTS = Sampling(max_tokens=512, temperature=0.2)
 
 
 class EmbeddedBackend:
@@ -42,8 +42,7 @@ class EmbeddedBackend:
     ) -> AsyncGenerator[BackendEvent, None]:
         """Continues a conversation on the child that serves the model."""
         client = await self._client(model)
-        if call.sampling.max_tokens is None:
-            call = replace(call, sampling=replace(call.sampling, max_tokens=DEFAULT_MAX_TOKENS))
+        call = replace(call, sampling=_with_defaults(call.sampling))
         async with aclosing(client.chat(model, call, connect_s=connect_s)) as events:
             async for event in events:
                 yield event
@@ -97,3 +96,11 @@ class EmbeddedBackend:
         if client is not None:
             await client.aclose()
         return made
+
+
+def _with_defaults(sampling: Sampling) -> Sampling:
+    return replace(
+        sampling,
+        max_tokens=sampling.max_tokens or DEFAULTS.max_tokens,
+        temperature=DEFAULTS.temperature if sampling.temperature is None else sampling.temperature,
+    )

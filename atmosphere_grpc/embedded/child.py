@@ -43,10 +43,10 @@ class Orders(TypedDict):
 def main() -> NoReturn:
     """Serves until killed; exits 1 when the model cannot be loaded."""
     _die_with_parent()
-    # Ctrl-C reaches the whole terminal group; when to stop is the parent's decision.
+    # Ctrl-C reaches the whole terminal group, and a service manager's SIGTERM the whole control
+    # group: when to stop is the parent's decision, which may have calls to finish first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not a Python handler: while native code loads a model none would run.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The answer gets the real stdout; whatever native code prints goes to stderr, which is a pipe.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -23,7 +23,6 @@ from atmosphere_grpc.embedded.models import EmbeddedError, ModelFile
 logger = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT_S = 60.0
-_TERM_GRACE_S = 2.0
 _LINE_CHARS = 500  # of the child's log: longer lines are cut
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 
@@ -145,7 +144,7 @@ class LlamaServer:
             task.result()
 
     async def stop(self) -> None:
-        """Ends the child (SIGTERM, SIGKILL after 2 s) and reaps it; harmless at any time."""
+        """Kills the child and reaps it; harmless at any time."""
         if (task := self._task) is None:
             return
         if not self._stopping:  # a second cancellation would interrupt the clean-up of the first
@@ -286,14 +285,8 @@ def _ending(status: int) -> str:
 
 
 async def _end(process: Process) -> None:
-    """Ends and reaps a process; when cancelled, it has at least been sent SIGKILL."""
-    try:
-        with contextlib.suppress(ProcessLookupError, TimeoutError):
-            process.terminate()
-            async with asyncio.timeout(_TERM_GRACE_S):
-                await process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+    """Kills and reaps a process: it has nothing to save, and heeds no other signal."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
     await process.wait()

@@ -234,8 +234,11 @@ async def test_an_on_change_hook_that_fails_does_not_end_the_supervision(
     assert "hook" in caplog.text
 
 
-async def test_ctrl_c_in_the_terminal_is_left_to_the_parent(embed: LlamaServer) -> None:
-    os.kill(pid_of(embed), signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_group_is_left_to_the_parent(
+    embed: LlamaServer, number: signal.Signals
+) -> None:
+    os.kill(pid_of(embed), number)
     assert len(await embeddings(embed, "hello")) == 1
     assert embed.restarts == 0
 
@@ -253,11 +256,11 @@ async def test_stop_ends_and_reaps_the_child_and_may_be_repeated(embed_model: Mo
     await server.stop()
 
 
-async def test_a_child_that_ignores_sigterm_is_killed(embed_model: ModelFile) -> None:
+async def test_a_child_that_hangs_is_stopped_all_the_same(embed_model: ModelFile) -> None:
     server = LlamaServer(embed_model, threads=1)
     await server.start()
     pid = pid_of(server)
-    os.kill(pid, signal.SIGSTOP)  # a stopped process handles no SIGTERM
+    os.kill(pid, signal.SIGSTOP)
     await server.stop()
     assert not psutil.pid_exists(pid)
 
