@@ -1,0 +1,195 @@
+"""The life of a server process: ready, signals, what it refuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from atmosphere_client import AtmosphereClient, UnavailableError
+from tests.e2e.processes import COMMAND, TIMEOUT_S, Finished, gone, run, serving
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+ROOT = Path(__file__).parents[2]
+#: A backend that is not there.
+NOWHERE = "integrations: [{id: far, base_urls: ['http://127.0.0.1:1/v1']}]\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "atmosphere.yaml"
+    path.write_text(NOWHERE)
+    return path
+
+
+def refused(*options: str, **environment: str) -> Finished:
+    """A serve that cannot start: one line says why, and no traceback."""
+    done = run([COMMAND, "serve", "--listen", "127.0.0.1:0", *options], **environment)
+    assert done.status == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert "error: " in done.err
+    return done
+
+
+def test_one_line_on_stdout_says_that_it_is_ready(tmp_path: Path, config: Path) -> None:
+    with serving(tmp_path, "--config", str(config)) as server:
+        done = server.stop()
+    assert re.fullmatch(r"ready grpc=127\.0\.0\.1:\d+ node=\S+ integrations=far:down\n", done.out)
+    assert done.status == 0
+
+
+def test_nothing_reachable_is_told_with_the_remedy(tmp_path: Path, config: Path) -> None:
+    with serving(tmp_path, "--config", str(config)) as server:
+        with AtmosphereClient(server.address, timeout=TIMEOUT_S) as client:
+            assert client.health() == "NOT_SERVING"
+            (far,) = client.integrations()
+            assert "connection refused at 127.0.0.1:1" in far.error
+            with pytest.raises(UnavailableError, match="connection refused"):
+                client.execute("hello")
+        assert "--embedded" in server.log
+
+
+def test_the_nodes_id_is_kept(tmp_path: Path, config: Path) -> None:
+    nodes = []
+    for _ in range(2):
+        with serving(tmp_path, "--config", str(config)) as server:
+            nodes.append(server.ready_line.partition("node=")[2].split()[0])
+            server.stop()
+    assert nodes[0] == nodes[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_stream_finish(tmp_path: Path, number: signal.Signals) -> None:
+    with (
+        serving(tmp_path, "--embedded") as server,
+        AtmosphereClient(server.address, timeout=TIMEOUT_S) as client,
+    ):
+        children = server.children()
+        with client.chat("Tell me a story.", max_tokens=60) as stream:
+            next(stream)
+            # To the group, as a terminal or a service manager does it.
+            for process in [*children, psutil.Process(server.process.pid)]:
+                process.send_signal(number)
+            assert stream.result().completed.usage.completion_tokens > 1
+        done = server.ended()
+        assert done.status == 0
+        assert gone(children)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--embedded") as server,
+        AtmosphereClient(server.address, timeout=TIMEOUT_S) as client,
+    ):
+        children = server.children()
+        with client.chat("Tell me a story.", max_tokens=3000) as stream:
+            next(stream)
+            server.process.send_signal(signal.SIGTERM)
+            while "calls in flight" not in server.log:  # the drain has begun
+                next(stream)
+            done = server.stop()
+        assert done.status == 1
+        assert gone(children)
+
+
+def test_no_child_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with serving(tmp_path, "--embedded") as server:
+        children = server.children()
+        assert len(children) == 2
+        server.process.kill()
+        assert gone(children)
+
+
+def test_a_signal_while_the_models_load_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--embedded", "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ATMOSPHERE_STATE_DIR": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "loading" in line:
+            break
+    children = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert out == ""
+    assert gone(children)
+
+
+def test_a_port_in_use_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = refused("--embedded", "--listen", address, ATMOSPHERE_STATE_DIR=str(tmp_path))
+    assert f"cannot listen on {address}" in done.err
+    assert "--listen" in done.err
+    assert "loading" not in done.err
+
+
+def test_a_second_server_does_not_share_the_port(tmp_path: Path, config: Path) -> None:
+    with serving(tmp_path, "--config", str(config)) as server:
+        done = refused("--config", str(config), "--listen", server.address)
+    assert f"cannot listen on {server.address}" in done.err
+
+
+def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "none.gguf"
+    assert str(missing) in refused("--chat-model", str(missing)).err
+
+
+def test_a_corrupt_model_file_is_named(tmp_path: Path) -> None:
+    corrupt = tmp_path / "corrupt.gguf"
+    corrupt.write_bytes(b"GGUF" + bytes(100))
+    assert str(corrupt) in refused("--embed-model", str(corrupt)).err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("lisen: 127.0.0.1:1\n", "lisen = '127.0.0.1:1': unknown setting – did you mean listen?"),
+        ("drain_grace: soon\n", "drain_grace = 'soon': not a duration"),
+        ("integrations: [{id: a}]\n", "integrations[0].base_urls: Field required"),
+        ("[1, 2]\n", "must hold settings"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_a_wrong_configuration_names_the_setting(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "atmosphere.yaml"
+    path.write_text(content)
+    done = refused("--config", str(path))
+    assert f"{path}: " in done.err
+    assert says in done.err
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    assert "cannot be read" in refused("--config", str(tmp_path / "none.yaml")).err
+
+
+def test_a_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "atmosphere.yaml"
+    path.write_text(
+        "integrations: [{id: a, base_urls: ['http://127.0.0.1:1/v1'], api_key: {env: NO_KEY}}]\n"
+    )
+    assert "NO_KEY" in refused("--config", str(path)).err
+
+
+def test_the_demo_runs_every_call() -> None:
+    done = run([sys.executable, str(ROOT / "tools" / "demo.py")])
+    assert done.status == 0, done.err
+    for step in ("Health", "ListModels", "Execute", "TestIntegration", "Chat", "Embed", "Route"):
+        assert f"\n{step}" in done.out
+    assert "Done." in done.out
