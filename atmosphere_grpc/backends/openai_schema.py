@@ -14,6 +14,8 @@ import msgspec
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+#: Within what the contract's int32 holds, and one more.
+ToolIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31 - 1)]
 
 
 class FunctionDelta(msgspec.Struct):
@@ -26,7 +28,7 @@ class FunctionDelta(msgspec.Struct):
 class ToolCallChunk(msgspec.Struct):
     """`delta.tool_calls[]`."""
 
-    index: int | None = None
+    index: ToolIndex | None = None
     id: str | None = None
     function: FunctionDelta | None = None
 

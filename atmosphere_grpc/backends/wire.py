@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
@@ -25,6 +26,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
+#: How long a connection that is not used is kept.
+KEEP_ALIVE_S = 30.0
 
 
 class HttpStatus(Exception):
@@ -68,7 +71,8 @@ class Endpoint:
     def __init__(self, settings: WireSettings) -> None:
         url = httpx.URL(settings.base_url)
         port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-        self.address = f"{url.host}:{port}"
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        self.address = f"{host}:{port}"
         self._settings = settings
 
     def fail(self, reason: Reason, what: str, *, detail: str = "") -> Failure:
@@ -178,16 +182,23 @@ class Wire:
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
         self._connect_s = settings.connect_s
-        limits = httpx.Limits(
-            max_connections=settings.max_connections,
-            max_keepalive_connections=settings.max_connections,
-            keepalive_expiry=30.0,
-        )
+        ssl = httpx.create_ssl_context(trust_env=False)
+
+        def session() -> aiohttp.ClientSession:
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=ssl
+                ),
+                # What a server sets for one caller must not be sent for another.
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+
         self._client = httpx.AsyncClient(
             base_url=settings.base_url.rstrip("/") + "/",
             # Compressed answers would have to be bounded twice, and delay tokens.
             headers={"accept-encoding": "identity", **settings.headers},
-            transport=AiohttpTransport(limits=limits, trust_env=False),
+            transport=AiohttpTransport(verify=ssl, client=session, trust_env=False),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # likewise httpx's own
             follow_redirects=False,
             trust_env=False,
         )

@@ -81,20 +81,13 @@ def _converse(
 
 def _show(stream: ChatStream, output: Output) -> None:
     """The answer as it comes; with --json, each event on a line."""
-    began = False
+    if output.as_json:
+        _show_events(stream, output)
+        return
     for _, delta in stream:
-        if output.as_json:
-            if not began and stream.started is not None:
-                output.message(chat_pb2.ChatResponse(started=stream.started))
-            output.message(chat_pb2.ChatResponse(delta=delta))
-        else:
-            output.text(delta.content or delta.reasoning, end="")
-        began = True
+        output.text(delta.content or delta.reasoning, end="")
     completed = stream.completed
     if completed is None:
-        return
-    if output.as_json:
-        output.message(chat_pb2.ChatResponse(completed=completed))
         return
     output.text("")
     for call in stream.tool_calls:
@@ -106,3 +99,17 @@ def _show(stream: ChatStream, output: Output) -> None:
         usage(completed.usage),
         finish(completed.finish_reason),
     )
+
+
+def _show_events(stream: ChatStream, output: Output) -> None:
+    """Each event on a line; a stream that has begun has read `started`, also without a delta."""
+    shown = False
+    for _, delta in stream:
+        if not shown and stream.started is not None:
+            output.message(chat_pb2.ChatResponse(started=stream.started))
+            shown = True
+        output.message(chat_pb2.ChatResponse(delta=delta))
+    if not shown and stream.started is not None:
+        output.message(chat_pb2.ChatResponse(started=stream.started))
+    if stream.completed is not None:
+        output.message(chat_pb2.ChatResponse(completed=stream.completed))

@@ -7,37 +7,54 @@ from google.rpc import error_details_pb2, status_pb2
 
 from atmosphere_grpc.errors import DOMAIN, Failure, code_number
 
-#: gRPC peers accept 8 KB of trailers; half of it stays for others' (contract).
-MAX_DETAILS_BYTES = 3000
-MAX_MESSAGE = 500
-MAX_VIOLATIONS = 16
+#: Bytes. Trailers stay under 4 KB (contract), since gRPC peers accept 8 KB: there a status grows by
+#: a third (base64), and its message comes once more, up to three times as long (percent-encoded).
+MAX_STATUS = 2000
+MAX_MESSAGE = 400
+MAX_METADATA = 800
 MAX_VALUE = 256
+MAX_FIELD = 128
+MAX_REQUEST_ID = 128
+#: What packing the violations adds to them.
+PACKING = 64
 
 
 def encode_failure(failure: Failure, request_id: str) -> status_pb2.Status:
     """The status: ErrorInfo, RequestInfo, and BadRequest and RetryInfo where they apply."""
     message = _cut(failure.message, MAX_MESSAGE)
     status = status_pb2.Status(code=code_number(failure.reason), message=message)
-    metadata = {name: _cut(value, MAX_VALUE) for name, value in failure.metadata.items()}
+    status.details.add().Pack(_error_info(failure))
     status.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=failure.reason.value, domain=DOMAIN, metadata=metadata)
+        error_details_pb2.RequestInfo(request_id=_cut(request_id, MAX_REQUEST_ID))
     )
-    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id))
     if (delay_s := failure.retry_delay_s) is not None:
         delay = Duration()
         delay.FromMilliseconds(int(delay_s * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     if failure.violations:
-        status.details.add().Pack(_bad_request(failure, MAX_DETAILS_BYTES - status.ByteSize()))
+        room = MAX_STATUS - PACKING - status.ByteSize()
+        status.details.add().Pack(_bad_request(failure, room))
     return status
+
+
+def _error_info(failure: Failure) -> error_details_pb2.ErrorInfo:
+    """The reason, and as many of its facts as there is room for."""
+    info = error_details_pb2.ErrorInfo(reason=failure.reason.value, domain=DOMAIN)
+    for name, value in failure.metadata.items():
+        key = _cut(name, MAX_FIELD)
+        info.metadata[key] = _cut(value, MAX_VALUE)
+        if info.ByteSize() > MAX_METADATA:
+            del info.metadata[key]
+            break
+    return info
 
 
 def _bad_request(failure: Failure, room: int) -> error_details_pb2.BadRequest:
     """The violations, as many as there is room for."""
     bad = error_details_pb2.BadRequest()
-    for violation in failure.violations[:MAX_VIOLATIONS]:
+    for violation in failure.violations:
         bad.field_violations.add(
-            field=_cut(violation.field, 128), description=_cut(violation.description, MAX_VALUE)
+            field=_cut(violation.field, MAX_FIELD), description=_cut(violation.description, MAX_VALUE)
         )
         if bad.ByteSize() > room:
             bad.field_violations.pop()
@@ -46,6 +63,11 @@ def _bad_request(failure: Failure, room: int) -> error_details_pb2.BadRequest:
 
 
 def _cut(text: str, most: int) -> str:
-    """A text of at most `most` characters, in which control characters are blanks."""
-    clean = "".join(character if character.isprintable() else " " for character in text)
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
+    """A text of at most `most` bytes of UTF-8, in which control characters are blanks."""
+    # A character has at least one byte: what lies beyond would be cut off anyway.
+    begun = text[: most + 1]
+    clean = "".join(character if character.isprintable() else " " for character in begun)
+    encoded = clean.encode()
+    if len(encoded) <= most:
+        return clean
+    return encoded[: most - len("…".encode())].decode(errors="ignore") + "…"

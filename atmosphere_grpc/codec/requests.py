@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 import msgspec
 
@@ -154,5 +153,5 @@ def encode_token(page: Page) -> str:
 def _decode_token(token: str) -> Page | None:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(token), type=Page)
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError):
         return None

@@ -61,6 +61,7 @@ _INTEGRATION_STATE = {
     IntegrationState.STARTING: execution_pb2.INTEGRATION_STATE_STARTING,
 }
 _INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
 
 
 def encode_chat(event: ChatEvent) -> chat_pb2.ChatResponse:
@@ -296,7 +297,7 @@ def _model(item: ListedModel) -> execution_pb2.Model:
         capabilities=model.capabilities,
         is_default=item.is_default,
         context_length=_int32(model.context_length),
-        size_bytes=model.size_bytes,
+        size_bytes=max(0, min(model.size_bytes, _INT64_MAX)),
         state=_MODEL_STATE[model.state],
         description=model.description,
     )

@@ -87,7 +87,7 @@ def decide(
     """
     ranked = sorted(candidates, key=lambda item: PREFERENCE.index(item.state))
     fitting = [item for item in ranked if not target.model or item.has(target.model)]
-    if not fitting:
+    if ranked and not fitting:
         raise _no_such_model(target, ranked)
     for item in fitting:
         model = target.model or item.default
@@ -112,7 +112,7 @@ def _decision(
         text
         for value, text in (
             (target.capability, f"capability {capability.value} is the default"),
-            (target.integration_id, f"integration {chosen.id} is the first that is usable"),
+            (target.integration_id, _why(target, capability, chosen)),
             (target.model, f"model {model} is its default"),
         )
         if not value
@@ -125,6 +125,17 @@ def _decision(
         model=model,
         explanation="; ".join([*says, *filled]),
     )
+
+
+def _why(target: Target, capability: Capability, chosen: Candidate) -> str:
+    """Why an integration that the request does not name was chosen."""
+    fits = f"can {capability.value}"
+    if target.model:
+        fits = "has it" if chosen.models else "may have it"
+    if chosen.state is IntegrationState.UP:
+        return f"integration {chosen.id} is the first usable one that {fits}"
+    state = chosen.state.value
+    return f"integration {chosen.id} is the first that {fits}, though its state is {state}"
 
 
 def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
@@ -141,7 +152,7 @@ def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
 def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidate]) -> Failure:
     if not any(item.models for item in asked):
         return Failure(Reason.BACKEND_UNAVAILABLE, _why_none(asked))
-    what = f'model "{target.model}"' if target.model else _named(item.id for item in asked)
+    what = f'model "{target.model}"' if target.model else _named(item.id for item in asked if item.models)
     return Failure(
         Reason.CAPABILITY_UNSUPPORTED,
         f"{what} cannot {capability.value}; ListModels shows what each model can do",
