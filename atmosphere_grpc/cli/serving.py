@@ -17,7 +17,7 @@ from rich.status import Status
 from atmosphere_grpc import config
 from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
-from atmosphere_grpc.embedded.models import EmbeddedError
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError
 from atmosphere_grpc.server import Server, StartError
 from atmosphere_grpc.server import serve as serve_until_stopped
 

@@ -54,7 +54,8 @@ def _bad_request(failure: Failure, room: int) -> error_details_pb2.BadRequest:
     bad = error_details_pb2.BadRequest()
     for violation in failure.violations:
         bad.field_violations.add(
-            field=_cut(violation.field, MAX_FIELD), description=_cut(violation.description, MAX_VALUE)
+            field=_cut(violation.field, MAX_FIELD),
+            description=_cut(violation.description, MAX_VALUE),
         )
         if bad.ByteSize() > room:
             bad.field_violations.pop()

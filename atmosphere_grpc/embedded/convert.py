@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atmosphere_grpc.embedded.models import EMBED_MODEL_ID, EmbeddedError, check_gguf
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError, check_gguf
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+MINILM_ID = "all-minilm-l6-v2"
 # Part of the cached file's name: raise it when the conversion changes, and all are made anew.
 _FORMAT = 1
 _DIGEST_BYTES = 32
@@ -85,12 +86,12 @@ def cached_minilm(
         EmbeddedError: The source is damaged, or the cache directory cannot be written.
     """
     try:
-        target = cache / "atmosphere-grpc" / f"{EMBED_MODEL_ID}-f16-{_fingerprint(source)}.gguf"
+        target = cache / "atmosphere-grpc" / f"{MINILM_ID}-f16-{_fingerprint(source)}.gguf"
     except OSError as error:
         raise _bad_source(source, error, remedy) from None
     if _is_intact(target):
         return target
-    progress(f"converting {EMBED_MODEL_ID} for llama.cpp, once, into {target}")
+    progress(f"converting {MINILM_ID} for llama.cpp, once, into {target}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from atmosphere_grpc.embedded.child import Orders
-from atmosphere_grpc.embedded.models import EmbeddedError, ModelFile
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError
+from atmosphere_grpc.embedded.models import ModelFile
 
 logger = logging.getLogger(__name__)
 

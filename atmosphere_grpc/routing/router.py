@@ -152,7 +152,11 @@ def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
 def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidate]) -> Failure:
     if not any(item.models for item in asked):
         return Failure(Reason.BACKEND_UNAVAILABLE, _why_none(asked))
-    what = f'model "{target.model}"' if target.model else _named(item.id for item in asked if item.models)
+    what = (
+        f'model "{target.model}"'
+        if target.model
+        else _named(item.id for item in asked if item.models)
+    )
     return Failure(
         Reason.CAPABILITY_UNSUPPORTED,
         f"{what} cannot {capability.value}; ListModels shows what each model can do",

@@ -20,8 +20,8 @@ import pytest
 import xllamacpp
 
 from atmosphere_grpc.embedded import child
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError
 from atmosphere_grpc.embedded.models import (
-    EmbeddedError,
     ModelFile,
     find_chat_model,
     find_embed_model,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
 
-from atmosphere_grpc.embedded import convert, models
+from atmosphere_grpc.embedded import convert, gguf_file
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError
 from atmosphere_grpc.embedded.models import (
-    EmbeddedError,
     ModelFile,
     find_chat_model,
     find_embed_model,
@@ -202,7 +202,7 @@ def test_a_tensor_type_newer_than_this_version_is_not_refused(own: Path) -> None
 
 def test_the_table_of_block_sizes_is_that_of_gguf() -> None:
     theirs = {int(kind): tuple(sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
-    assert theirs.items() <= models._BLOCKS.items()
+    assert theirs.items() <= gguf_file._BLOCKS.items()
 
 
 def test_the_cache_is_where_the_platform_keeps_such_things(
