@@ -45,6 +45,8 @@ class ConfigError(Exception):
 
 def _seconds(value: object) -> object:
     """Seconds of `5s`, `300ms`, `10m`, `1h` or a plain number."""
+    if isinstance(value, bool):
+        raise ValueError("not a duration but a truth value")
     if not isinstance(value, str):
         return value
     if (match := _DURATION.fullmatch(value.strip())) is None:
@@ -269,7 +271,8 @@ def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Set
     try:
         return Sourced(**(said or {}))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, path) for item in error.errors())) from None
+        lines = [_explain(item, _source(item["loc"], path, said or {})) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
     except SettingsError as error:
         raise ConfigError(f"the environment ({ENV_PREFIX}*): {error}") from None
 
@@ -300,14 +303,29 @@ def _check_yaml(path: Path) -> None:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold settings, as `name: value`")
+    if strange := [name for name in content or () if not isinstance(name, str)]:
+        raise ConfigError(f"{path}: {strange[0]!r} is no name of a setting; quote it if it is one")
 
 
-def _explain(error: ErrorDetails, path: Path | None) -> str:
-    """An error of a setting, as `file: setting = value: what is wrong`."""
+def _source(location: tuple[int | str, ...], path: Path | None, said: Mapping[str, Any]) -> str:
+    """Where a setting comes from, for people: the strongest source that has it."""
+    value: Any = said
+    for part in location:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if location and value is not None:
+        return "the command line"
+    for length in range(len(location), 0, -1):
+        name = ENV_PREFIX + "__".join(map(str, location[:length])).upper()
+        if name in os.environ:
+            return f"the environment variable {name}"
+    return str(path) if path else f"the settings (command line, {ENV_PREFIX}*)"
+
+
+def _explain(error: ErrorDetails, source: str) -> str:
+    """An error of a setting, as `source: setting = value: what is wrong`."""
     name = ""
     for part in error["loc"]:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
-    source = str(path) if path else f"the settings (command line, {ENV_PREFIX}*)"
     what = error["msg"].removeprefix("Value error, ")
     leaf = next((part for part in reversed(error["loc"]) if isinstance(part, str)), "")
     if error["type"] == "extra_forbidden":
@@ -319,8 +337,19 @@ def _explain(error: ErrorDetails, path: Path | None) -> str:
     elif (field := _model_of(error["loc"]).model_fields.get(leaf)) is not None:
         what = f"{what} – {field.description}"
     value = error["input"]
-    shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+    plain = isinstance(value, str | int | float | bool)
+    shown = f" = {value!r}" if plain and not _may_be_secret(error["loc"]) else ""
     return f"{source}: {name}{shown}: {what}" if name else f"{source}: {what}"
+
+
+def _may_be_secret(location: tuple[int | str, ...]) -> bool:
+    """Whether a setting lies where someone may have written a key: at or in `api_key`, or unknown.
+
+    A URL may hold one too.
+    """
+    known = _model_of(location).model_fields
+    unknown = isinstance(location[-1], str) and location[-1] not in known
+    return unknown or not {"api_key", "base_urls"}.isdisjoint(location)
 
 
 def _model_of(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -14,7 +14,7 @@ import msgspec
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-#: Within what the contract's int32 holds, and one more.
+#: The contract has an int32; a call that was given a used index takes the next one.
 ToolIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31 - 1)]
 
 

@@ -26,8 +26,9 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
-#: How long a connection that is not used is kept.
-KEEP_ALIVE_S = 30.0
+#: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
+#: so that a request is not sent into a connection that is being closed.
+KEEP_ALIVE_S = 4.0
 
 
 class HttpStatus(Exception):

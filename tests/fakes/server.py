@@ -151,8 +151,7 @@ class FakeServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if writer.is_closing():  # what was written may still be on its way
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+                await _closed(writer)
             await _abort(writer)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
@@ -190,5 +189,10 @@ class FakeServer:
 
 async def _abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
+    await _closed(writer)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Waits until a connection is closed; cancelling this leaves others who wait alone."""
     with contextlib.suppress(OSError):
-        await writer.wait_closed()
+        await asyncio.shield(writer.wait_closed())

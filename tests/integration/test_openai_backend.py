@@ -57,6 +57,7 @@ from tests.fakes import (
     usage,
 )
 from tests.fakes.llamafarm import apology, failed_midway
+from tests.fakes.reply import head
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -66,7 +67,6 @@ STOP = event(chunk(finish="stop"))
 REPORTED = Usage(7, 3, 10, source=UsageSource.REPORTED)
 #: How soon a backend must notice that it is no longer wanted, in seconds.
 PROMPT_S = 0.1
-#: A long time, for an answer that never comes.
 KILLED = "llama-cpp-server/lifecycle/server_killed_midstream.resp.txt"
 T = TypeVar("T")
 
@@ -121,9 +121,11 @@ async def chat(backend: OpenAIBackend, call: ChatCall = CALL) -> tuple[str, Fini
     return "".join(delta.content for delta in deltas_in(events)), end
 
 
-async def failed_chat(backend: OpenAIBackend, **options: float) -> tuple[str, Failure]:
+async def failed_chat(
+    backend: OpenAIBackend, *, connect_s: float = PATIENCE_S
+) -> tuple[str, Failure]:
     """The text that came before a failure, and that."""
-    events, failure = await read(backend, **options)
+    events, failure = await read(backend, connect_s=connect_s)
     assert failure is not None, f"no failure, but {events}"
     assert not any(isinstance(value, Finished) for value in events)
     assert failure.message.startswith('integration "x": ')
@@ -415,7 +417,7 @@ async def test_an_event_that_is_no_chunk_ends_the_stream_after_the_text_before_i
         pytest.param(Reply.until_eof(event(text("Half")), Reset()), id="a reset without framing"),
         pytest.param(
             Reply.raw(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 999\r\n\r\n",
+                head(200, {"Content-Type": "text/event-stream", "Content-Length": "999"}),
                 event(text("Half")),
                 Close(),
             ),
@@ -449,14 +451,21 @@ async def test_a_stream_with_nothing_in_it_is_truncated(
     assert (await failed_chat(backend))[1].reason is Reason.STREAM_TRUNCATED
 
 
-async def test_chunks_that_are_no_chunks_of_http_are_told_after_the_text_before_them(
+async def test_a_body_whose_framing_is_broken_is_hung_up_on(
     fake: FakeServer, backend: OpenAIBackend
 ) -> None:
-    whole = Reply.stream(event(text("Half"))).steps[:-1]
-    fake.script(CHAT, Reply((*whole, Send(b"zz\r\nnonsense\r\n"), Stall())))
-    before, failure = await failed_chat(backend)
-    assert before == "Half"
-    assert failure.reason in (Reason.STREAM_TRUNCATED, Reason.BACKEND_CONTRACT)
+    """aiohttp tells its reader nothing of it: what is left is bounded by the call's own time."""
+    steps = Reply.stream(event(text("Half"))).steps[:-1]
+    fake.script(CHAT, Reply((*steps, Send(b"zz\r\nnonsense\r\n"), Stall())))
+    events = backend.chat("m", CALL, connect_s=1)
+    async with asyncio.timeout(PATIENCE_S), aclosing(events):
+        assert isinstance(await anext(events), Begun)
+        assert await anext(events) == Delta("Half")
+        waiting = asyncio.create_task(anext(events))
+        await fake.client_gone()
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, Failure)):
+            await waiting
 
 
 @pytest.mark.parametrize(
@@ -565,9 +574,10 @@ async def test_an_oversized_error_body_is_cut_and_its_status_kept(
 async def test_an_error_whose_body_breaks_off_is_still_a_failure(
     fake: FakeServer, backend: OpenAIBackend
 ) -> None:
-    start = b"HTTP/1.1 503 X\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-    fake.script(CHAT, Reply.raw(start, Close()))
-    await failed_chat(backend)
+    start = head(503, {"Content-Type": "application/json", "Content-Length": "99"})
+    fake.script(CHAT, Reply.raw(start + b"{", Close()))
+    _, failure = await failed_chat(backend)
+    assert failure.reason in (Reason.BACKEND_UNAVAILABLE, Reason.STREAM_TRUNCATED)
 
 
 # --- connections that go wrong -----------------------------------------------------------------
@@ -662,13 +672,16 @@ async def test_proxies_of_the_environment_are_ignored(
     assert fake.requests[0].headers["host"] == f"127.0.0.1:{fake.port}"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_cookie_that_a_backend_sets_is_not_carried_to_another_call(
-    fake: FakeServer, backend: OpenAIBackend
+    fake: FakeServer, host: str
 ) -> None:
     reply = Reply.stream(*answer_events(), headers={"Set-Cookie": "who=first; Path=/"})
     fake.script(CHAT, reply)
-    await chat(backend)
-    await chat(backend)
+    settings = WireSettings("x", f"http://{host}:{fake.port}/v1")
+    async with aclosing(OpenAIBackend(settings)) as backend:
+        await chat(backend)
+        await chat(backend)
     assert "cookie" not in fake.requests[1].headers
 
 
@@ -679,8 +692,8 @@ async def test_an_event_larger_than_the_limit_is_a_breach_of_contract(
     fake: FakeServer, backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_EVENT_BYTES", 1_000)
-    parts = [event(text("a")), b"data: ", Send(b"x" * 100, times=20), Stall()]
-    fake.script(CHAT, Reply.stream(*parts))
+    endless = Send(b"x" * 100, times=20)
+    fake.script(CHAT, Reply.stream(event(text("a")), b"data: ", endless, Stall()))
     before, failure = await failed_chat(backend)
     assert (before, failure.reason) == ("a", Reason.BACKEND_CONTRACT)
     await fake.client_gone()
@@ -842,10 +855,18 @@ async def test_a_connection_is_used_again_when_the_end_of_the_body_comes_after_d
     assert fake.connections == 1
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(tuple(answer_events()), id="usage and done"),
+        pytest.param(tuple(answer_events(usage=None)), id="done"),
+        pytest.param(tuple(answer_events(done=False)), id="usage"),
+    ],
+)
 async def test_a_server_that_keeps_a_finished_stream_open_does_not_hold_the_answer_up(
-    fake: FakeServer, backend: OpenAIBackend
+    fake: FakeServer, backend: OpenAIBackend, events: tuple[bytes, ...]
 ) -> None:
-    fake.script(CHAT, Reply.stream(*answer_events(), Stall()))
+    fake.script(CHAT, Reply.stream(*events, Stall()))
     assert (await chat(backend))[0] == "Hello world"
     await fake.client_gone()
     assert (await chat(backend))[0] == "Hello world"
