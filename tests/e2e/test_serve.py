@@ -160,7 +160,7 @@ def test_a_corrupt_model_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("lisen: 127.0.0.1:1\n", "lisen = '127.0.0.1:1': unknown setting – did you mean listen?"),
+        ("lisen: 127.0.0.1:1\n", "lisen: unknown setting – did you mean listen?"),
         ("drain_grace: soon\n", "drain_grace = 'soon': not a duration"),
         ("integrations: [{id: a}]\n", "integrations[0].base_urls: Field required"),
         ("[1, 2]\n", "must hold settings"),

@@ -1,0 +1,101 @@
+"""The arrows of docs/design.md: imports point down only, and some things stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "atmosphere_grpc"
+CLIENT = ROOT / "clients" / "python" / "atmosphere_client"
+
+#: What each room may import of the others.
+BELOW = {
+    "errors": set[str](),
+    "domain": {"errors"},
+    "config": set[str](),
+    "node": set[str](),
+    "v1": set[str](),
+    "backends": {"domain", "errors"},
+    "integrations": {"backends", "domain", "errors"},
+    "routing": {"domain", "errors"},
+    "embedded": {"backends", "domain", "errors"},
+    "execution": {"routing", "integrations", "domain", "errors"},
+    "codec": {"domain", "errors", "v1"},
+    "interceptors": {"codec", "execution", "errors"},
+    "servicer": {"codec", "execution", "v1"},
+    "server": {
+        *("servicer", "interceptors", "execution", "integrations", "backends", "embedded"),
+        *("config", "node", "v1"),
+    },
+    "cli": {"server", "embedded", "config", "domain", "v1"},
+    "__main__": {"cli"},
+    "__init__": set[str](),
+}
+#: Who alone may import what.
+RESERVED = {
+    "httpx": {"backends/wire.py"},
+    "httpx_aiohttp": {"backends/wire.py"},
+    "aiohttp": {"backends/wire.py"},
+    "pydantic": {"config.py"},
+    "pydantic_settings": {"config.py"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "google": {"codec", "cli/output.py"},
+    "grpc": {"errors.py", "servicer.py", "interceptors", "server.py", "cli/connection.py"},
+    "xllamacpp": {"embedded/child.py"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside its functions; relative ones left out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module is not None
+            if node.module == "atmosphere_grpc":
+                yield from (f"atmosphere_grpc.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def sources(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*.py")) if "_pb2" not in path.name]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down_only(path: Path) -> None:
+    own = room(path)
+    for module in imports(path):
+        package, _, rest = module.partition(".")
+        other = rest.partition(".")[0]
+        if package == "atmosphere_grpc" and other != own:
+            assert other in BELOW[own], f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    for module in imports(path):
+        allowed = RESERVED.get(module.partition(".")[0])
+        if allowed is not None:
+            assert any(place == name or place.startswith(f"{name}/") for name in allowed), module
+
+
+@pytest.mark.parametrize("path", sources(CLIENT), ids=lambda p: p.name)
+def test_the_client_needs_the_stubs_alone(path: Path) -> None:
+    for module in imports(path):
+        if module.startswith("atmosphere_grpc"):
+            assert module.startswith("atmosphere_grpc.v1")
+
+
+def test_every_room_is_on_the_picture() -> None:
+    assert {room(path) for path in sources(PACKAGE)} == set(BELOW)

@@ -1,0 +1,208 @@
+"""Settings: where they come from, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atmosphere_grpc import config
+from atmosphere_grpc.config import ConfigError, Settings
+
+FAR = "integrations: [{id: far, base_urls: ['http://far.example/v1']}]\n"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ATMOSPHERE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "atmosphere.yaml"
+
+
+def told(path: Path | None = None, said: Mapping[str, Any] | None = None) -> str:
+    """What a wrong configuration is told."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, said)
+    return str(caught.value)
+
+
+def test_with_nothing_configured_the_originals_backends_are_looked_for() -> None:
+    found = [(item.id, str(item.base_urls[0])) for item in config.load().effective_integrations]
+    assert found == [
+        ("llamafarm", "http://localhost:14345/v1"),
+        ("ollama", "http://localhost:11434/v1"),
+    ]
+
+
+def test_the_embedded_default_takes_the_place_of_those() -> None:
+    assert config.load(said={"embedded": {"enabled": True}}).effective_integrations == []
+
+
+def test_configured_integrations_stay_beside_the_embedded_default(file: Path) -> None:
+    file.write_text(FAR + "embedded: {enabled: true}\n")
+    assert [item.id for item in config.load(file).effective_integrations] == ["far"]
+
+
+def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+    assert config.load().listen == "127.0.0.1:50051"
+
+
+def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("listen: 127.0.0.1:1\ndeadlines: {default: 5s, maximum: 10s}\n")
+    monkeypatch.setenv("ATMOSPHERE_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("ATMOSPHERE_DEADLINES__DEFAULT", "7s")
+    settings = config.load(file)
+    assert settings.listen == "127.0.0.1:2"
+    assert (settings.deadlines.default, settings.deadlines.maximum) == (7, 10)
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATMOSPHERE_LISTEN", "127.0.0.1:2")
+    assert config.load(said={"listen": "127.0.0.1:3"}).listen == "127.0.0.1:3"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("300ms", 0.3), ("5s", 5), ("1.5m", 90), ("1h", 3600), ("7", 7), (2, 2), (0.5, 0.5)],
+)
+def test_durations_are_written_as_people_write_them(written: object, seconds: float) -> None:
+    assert config.load(said={"drain_grace": written}).drain_grace == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("written", ["soon", "5 days", "", "-1s", 0, -1, "8d"])
+def test_what_is_no_duration_is_told(written: object) -> None:
+    assert "drain_grace" in told(said={"drain_grace": written})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("lisen: x\n", "lisen: unknown setting – did you mean listen?"),
+        ("deadlines: {defualt: 5s}\n", "deadlines.defualt: unknown setting"),
+        ("zzz: 1\n", "known are node_id, listen"),
+        ("listen: nowhere\n", "listen = 'nowhere': "),
+        ("log_level: loud\n", "log_level = 'loud': "),
+        ("embedded: {threads: 0}\n", "embedded.threads = 0: "),
+        ("deadlines: {default: 2h, maximum: 1h}\n", "deadlines: default must not be greater"),
+        ("integrations: [{id: a}]\n", "integrations[0].base_urls: Field required"),
+        (FAR.replace("far,", "Far,"), "integrations[0].id = 'Far'"),
+        (
+            FAR.replace("http:", "ftp:"),
+            "integrations[0].base_urls[0]: URL scheme should be 'http' or 'https'",
+        ),
+        (FAR.replace("far,", "far, kind: other,"), "integrations[0].kind = 'other'"),
+        (
+            FAR.replace("far,", "far, timeouts: {conect: 5s},"),
+            "integrations[0].timeouts.conect: unknown setting – did you mean connect?",
+        ),
+        (
+            "integrations: [{id: a, base_urls: ['http://a']}, {id: a, base_urls: ['http://b']}]\n",
+            'integrations[1].id: "a" is taken',
+        ),
+        (
+            "embedded: {enabled: true}\n" + FAR.replace("far,", "embedded,"),
+            'integrations[0].id: "embedded" is taken',
+        ),
+        (FAR.replace("far,", "far, api_key: {},"), "give either env or file"),
+        ("[1]\n", "must hold settings"),
+        ("just text\n", "must hold settings"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_by_file_setting_and_value(
+    file: Path, content: str, says: str
+) -> None:
+    file.write_text(content)
+    text = told(file)
+    assert text.startswith(f"{file}: ")
+    assert says in text
+
+
+def test_every_wrong_setting_is_told_at_once(file: Path) -> None:
+    file.write_text("listen: nowhere\nlog_level: loud\n")
+    assert len(told(file).splitlines()) == 2
+
+
+def test_a_key_written_into_the_file_is_refused_and_not_repeated(file: Path) -> None:
+    file.write_text(FAR.replace("far,", "far, api_key: sk-xyzzy,"))
+    text = told(file)
+    assert "integrations[0].api_key" in text
+    assert "xyzzy" not in text
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert "cannot be read" in told(tmp_path / "none.yaml")
+
+
+def test_a_file_of_no_text_is_told(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "not YAML" in told(file)
+
+
+def test_an_empty_file_holds_the_defaults(file: Path) -> None:
+    file.write_text("")
+    assert config.load(file).listen == "127.0.0.1:50051"
+
+
+def test_a_broken_list_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATMOSPHERE_INTEGRATIONS", "[{")
+    assert "ATMOSPHERE_" in told()
+
+
+def test_secrets_come_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAR_KEY", "sk-1")
+    assert config.Secret(env="FAR_KEY").read() == "sk-1"
+    (tmp_path / "key").write_text("sk-2\n")
+    assert config.Secret(file=tmp_path / "key").read() == "sk-2"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "a\nb"])
+def test_a_secret_that_is_none_is_told_without_its_value(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="holds no key") as caught:
+        config.Secret(file=path).read()
+    assert str(path) in str(caught.value)
+    assert "a\nb" not in str(caught.value)
+
+
+def test_a_secret_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="FAR_KEY"):
+        config.Secret(env="FAR_KEY").read()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.Secret(file=tmp_path / "none").read()
+
+
+def test_a_variable_that_names_no_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATMOSPHERE_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("ATMOSPHERE_EMBEDDED__THREADS", "1")
+    monkeypatch.setenv("ATMOSPHERE_TARGET", "far:1")
+    monkeypatch.setenv("ATMOSPHERE_PORT_50051_TCP", "tcp://10.0.0.1:50051")
+    assert config.unknown_variables() == ["ATMOSPHERE_PORT_50051_TCP"]
+
+
+def test_every_setting_is_described() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "api_kee: sk-xyzzy\n",
+        FAR.replace("far,", "far, apikey: sk-xyzzy,"),
+        FAR.replace("http://far", "ftp://user:sk-xyzzy@far"),
+    ],
+)
+def test_a_value_that_may_be_a_secret_is_not_repeated(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert "xyzzy" not in told(file)
