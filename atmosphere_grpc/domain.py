@@ -154,7 +154,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A conversation to be continued."""
+    """A conversation to be continued; `extra_path` is the request's path of `extra`."""
 
     target: Target
     messages: tuple[Message, ...]
@@ -164,6 +164,7 @@ class ChatCall:
     response_format: JsonObjectFormat | JsonSchemaFormat | None = None
     session_id: str = ""
     extra: JsonObject = field(default_factory=dict)
+    extra_path: str = "extra"
 
     @property
     def image_path(self) -> str | None:
@@ -177,12 +178,13 @@ class ChatCall:
 
 @dataclass(frozen=True, slots=True)
 class EmbedCall:
-    """Texts to be turned into vectors, and how long those should be."""
+    """Texts to be turned into vectors, and how long those should be; `extra_path` as of a chat."""
 
     target: Target
     input: tuple[str, ...]
     dimensions: int | None = None
     extra: JsonObject = field(default_factory=dict)
+    extra_path: str = "extra"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def chat_body(model: str, call: ChatCall) -> bytes:
             "conversation in messages",
             violations=[Violation("session_id", "not supported by this integration")],
         )
-    _reject_own_fields(call.extra, OWN_CHAT_FIELDS)
+    _reject_own_fields(call, OWN_CHAT_FIELDS)
     body: dict[str, Any] = {
         "model": model,
         "messages": [_message(message) for message in call.messages],
@@ -85,18 +85,21 @@ def embed_body(model: str, call: EmbedCall) -> bytes:
     Raises:
         Failure: `extra` names a field that the request has itself.
     """
-    _reject_own_fields(call.extra, OWN_EMBED_FIELDS)
+    _reject_own_fields(call, OWN_EMBED_FIELDS)
     body: dict[str, Any] = {"model": model, "input": call.input, "encoding_format": "float"}
     if call.dimensions is not None:
         body["dimensions"] = call.dimensions
     return msgspec.json.encode({**body, **call.extra})
 
 
-def _reject_own_fields(extra: Any, own: frozenset[str]) -> None:
-    if names := sorted(own & extra.keys()):
+def _reject_own_fields(call: ChatCall | EmbedCall, own: frozenset[str]) -> None:
+    if names := sorted(own & call.extra.keys()):
         raise Failure.invalid(
             *(
-                Violation(f"extra.{name}", "is set by the server; use its typed field, if any")
+                Violation(
+                    f"{call.extra_path}.{name}",
+                    "is set by the server; use its typed field, if any",
+                )
                 for name in names
             )
         )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -29,6 +30,9 @@ DRAIN_S = 0.05
 #: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
 #: so that a request is not sent into a connection that is being closed.
 KEEP_ALIVE_S = 4.0
+
+#: Whether the request that this task sends got a connection that was used before.
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
 class HttpStatus(Exception):
@@ -184,6 +188,8 @@ class Wire:
         self.endpoint = Endpoint(settings)
         self._connect_s = settings.connect_s
         ssl = httpx.create_ssl_context(trust_env=False)
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
 
         def session() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(
@@ -192,6 +198,7 @@ class Wire:
                 ),
                 # What a server sets for one caller must not be sent for another.
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[tracing],
             )
 
         self._client = httpx.AsyncClient(
@@ -237,7 +244,7 @@ class Wire:
             timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s or math.inf)),
         )
         with self.endpoint.failures():
-            response = await self._client.send(request, stream=True)
+            response = await self._send(request)
         try:
             if not response.is_success:
                 text = await _read(self.endpoint, response, MAX_ERROR_BYTES, cut=True)
@@ -246,6 +253,25 @@ class Wire:
         finally:
             with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
                 await response.aclose()
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request; a second time when the connection had been closed by the server.
+
+        llama.cpp closes one after each stream, without saying so beforehand: a request that
+        follows at once may still be given it.
+        """
+        _reused.set(False)
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            closed = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+            if not (_reused.get() and isinstance(error.__cause__, closed)):
+                raise
+        return await self._client.send(request, stream=True)
+
+
+async def _note_reuse(*_: object) -> None:
+    _reused.set(True)
 
 
 async def _read(

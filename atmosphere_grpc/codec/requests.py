@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from atmosphere_grpc.codec.conversation import (
     decode_messages,
@@ -23,7 +26,10 @@ from atmosphere_grpc.domain import (
     Target,
     TestCall,
 )
+from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
+
+Request = TypeVar("Request")
 
 DEFAULT_TEST_PROMPT = "Hello! Can you count to 5?"
 DEFAULT_PAGE_SIZE = 100
@@ -39,6 +45,22 @@ class Page(msgspec.Struct, frozen=True, array_like=True):
     integration_id: str
     after_integration: str
     after_model: str
+
+
+def decode_bytes(parse: Callable[[bytes], Request], data: bytes) -> Request:
+    """A request's bytes as the message that they should be.
+
+    Raises:
+        Failure: INVALID_FIELD; they are no such message.
+    """
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise Failure(
+            Reason.INVALID_FIELD,
+            "the request cannot be decoded – is the client made from this service's contract?",
+            detail=str(error),
+        ) from None
 
 
 def decode_chat(request: chat_pb2.ChatRequest) -> ChatCall:

@@ -305,7 +305,8 @@ def _model(item: ListedModel) -> execution_pb2.Model:
 
 def _timestamp(unix_s: float) -> Timestamp:
     timestamp = Timestamp()
-    timestamp.FromNanoseconds(int(unix_s * 1e9))
+    # A float has no more digits of today's Unix time.
+    timestamp.FromMicroseconds(round(unix_s * 1e6))
     return timestamp
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from atmosphere_grpc.domain import ChatCall, EmbedCall, ExecuteCall, Message
 from atmosphere_grpc.errors import Failure, Violation
 
+#: Where an intent's request has `extra`.
+EXTRA_PATH = "kwargs.extra"
+
 
 def as_chat(call: ExecuteCall) -> ChatCall:
     """The conversation: `messages`, else `prompt`, else the intent, after the `system` text.
@@ -22,7 +25,7 @@ def as_chat(call: ExecuteCall) -> ChatCall:
         messages = (Message("user", _text(call.prompt, call, "kwargs.prompt or kwargs.messages")),)
     if call.system is not None:
         messages = (Message("system", call.system), *messages)
-    return ChatCall(call.target, messages, call.sampling, extra=call.extra)
+    return ChatCall(call.target, messages, call.sampling, extra=call.extra, extra_path=EXTRA_PATH)
 
 
 def as_embed(call: ExecuteCall) -> EmbedCall:
@@ -41,7 +44,8 @@ def as_embed(call: ExecuteCall) -> EmbedCall:
         raise Failure.invalid(
             *(Violation(name, 'is used by capability "chat" only; leave it out') for name in unused)
         )
-    return EmbedCall(call.target, (_text(call.text, call, "kwargs.text"),), extra=call.extra)
+    text = _text(call.text, call, "kwargs.text")
+    return EmbedCall(call.target, (text,), extra=call.extra, extra_path=EXTRA_PATH)
 
 
 def _text(given: str | None, call: ExecuteCall, otherwise: str) -> str:

@@ -15,6 +15,7 @@ import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
 
 from atmosphere_grpc.codec.failures import encode_failure
+from atmosphere_grpc.codec.requests import decode_bytes
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.interceptors.in_flight import InFlight
@@ -30,6 +31,7 @@ LAST_BOUND_S = 0.25
 Context = ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
+Parse = Callable[[bytes], Any]
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Streaming = Callable[[Any, Context], AsyncGenerator[Any, None]]
 
@@ -59,30 +61,36 @@ class Envelope(ServerInterceptor):
         if handler is None or not method.startswith(self._prefix):
             return handler
         name = method.removeprefix(self._prefix)
+        # Requests are decoded inside: gRPC would tell the caller our exception, with code UNKNOWN.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(name, cast(Streaming, handler.unary_stream)),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._streaming(name, handler), None, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(name, cast(Unary, handler.unary_unary)),
-            handler.request_deserializer,
-            handler.response_serializer,
+            self._unary(name, handler), None, handler.response_serializer
         )
 
-    def _unary(self, name: str, handle: Unary) -> Unary:
-        async def wrapped(request: Any, context: Context) -> Any:
-            return await self._run(name, context, lambda: handle(request, context))
+    def _unary(self, name: str, handler: Handler) -> Unary:
+        parse, handle = cast(Parse, handler.request_deserializer), cast(Unary, handler.unary_unary)
+
+        async def wrapped(data: bytes, context: Context) -> Any:
+            async def answer() -> Any:
+                return await handle(decode_bytes(parse, data), context)
+
+            return await self._run(name, context, answer)
 
         return wrapped
 
-    def _streaming(self, name: str, handle: Streaming) -> Unary:
+    def _streaming(self, name: str, handler: Handler) -> Unary:
+        parse = cast(Parse, handler.request_deserializer)
+        handle = cast(Streaming, handler.unary_stream)
+
         # A coroutine that writes, not a generator: a cancelled call then interrupts the write
         # itself and closes the generator at once. A generator parked in `yield` would only be
         # finalised when it is collected.
-        async def wrapped(request: Any, context: Context) -> None:
+        async def wrapped(data: bytes, context: Context) -> None:
             async def write_all() -> None:
+                request = decode_bytes(parse, data)
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
                         await context.write(response)
