@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     HttpUrl,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -197,7 +198,6 @@ class Settings(BaseSettings):
     )
     listen: str = Field(
         "127.0.0.1:50051",
-        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\[\]:]+):\d{1,5}$",
         description="The address of the gRPC service; port 0 takes a free one.",
     )
     state_dir: Path = Field(
@@ -220,6 +220,17 @@ class Settings(BaseSettings):
         "http://localhost:14345 and `ollama` at http://localhost:11434, unless the embedded "
         "default is enabled.",
     )
+
+    @field_validator("listen")
+    @classmethod
+    def _has_a_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not host or (":" in host and not bracketed):
+            raise ValueError("must be host:port, such as 127.0.0.1:50051 or [::1]:50051")
+        if not (port.isdecimal() and int(port) <= 65535):
+            raise ValueError(f"the port must be a number from 0 to 65535, not {port!r}")
+        return value
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Self:
@@ -274,7 +285,9 @@ def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Set
         lines = [_explain(item, _source(item["loc"], path, said or {})) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
     except SettingsError as error:
-        raise ConfigError(f"the environment ({ENV_PREFIX}*): {error}") from None
+        raise ConfigError(
+            f"the environment ({ENV_PREFIX}*): {error} – lists are JSON there"
+        ) from None
 
 
 def unknown_variables() -> list[str]:

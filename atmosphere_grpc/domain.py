@@ -299,6 +299,7 @@ class Model:
     state: ModelState = ModelState.UNKNOWN
     description: str = ""
     accepts_images: bool | None = None
+    accepts_tools: bool | None = None
 
 
 # --- what execution says -----------------------------------------------------------------------

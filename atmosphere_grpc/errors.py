@@ -124,8 +124,8 @@ TABLE: Mapping[Reason, Rule] = {
     Reason.BACKEND_REJECTED: Rule(
         StatusCode.INVALID_ARGUMENT,
         False,
-        "The backend rejected the request (HTTP 400, 413, 422 or another client error). Its words "
-        "are in the server's log, by the request id.",
+        "The backend rejected the request (HTTP 400, 413, 422 or another client error). The "
+        "server's log has its words, at level debug.",
     ),
     Reason.BACKEND_AUTH: Rule(
         StatusCode.FAILED_PRECONDITION,
@@ -188,7 +188,9 @@ class Failure(Exception):
         violations: The fields at fault.
         metadata: Further facts for programs (`ErrorInfo.metadata`).
         retry_after_s: When a retry makes sense, in seconds; None: not known.
-        detail: What the log may know beyond the message.
+        detail: What the log may know beyond the message, such as an exception's text.
+        words: What the backend said, in which a prompt may be repeated: for the log at level
+            debug only.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class Failure(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
         detail: str = "",
+        words: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -208,6 +211,7 @@ class Failure(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
         self.detail = detail
+        self.words = words
 
     @classmethod
     def invalid(cls, *violations: Violation) -> Self:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
+import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -109,17 +111,17 @@ class Server:
             StartError: It cannot be had.
         """
         listen = self._settings.listen
-        host = listen.rpartition(":")[0]
+        host, _, port = listen.rpartition(":")
         try:
-            port = self._grpc.add_insecure_port(listen)
-        except RuntimeError:
-            port = 0
-        if not port:
+            _check_free(host.strip("[]"), int(port))
+            bound = self._grpc.add_insecure_port(listen)
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or "is another process using the port?"
             raise StartError(
-                f"listen: cannot listen on {listen} – is another process using the port? Stop it, "
-                "or choose another address with --listen or ATMOSPHERE_LISTEN"
-            )
-        return f"{host}:{port}"
+                f"listen: cannot listen on {listen} ({why}) – stop what uses the port, or choose "
+                "another address with --listen or ATMOSPHERE_LISTEN"
+            ) from None
+        return f"{host}:{bound}"
 
     async def start(self) -> None:
         """Serves, and begins to probe; returns once every integration has been looked at."""
@@ -284,6 +286,30 @@ def _integration(settings: IntegrationSettings) -> Integration:
         PhaseLimits(timeouts.connect, timeouts.first_token, timeouts.idle),
     )
     return Integration(spec, backend)
+
+
+def _check_free(host: str, port: int) -> None:
+    """That no address of a host is taken: gRPC is content when it gets some of them.
+
+    Raises:
+        OSError: One is taken, or none can be had.
+    """
+    had, last = False, OSError()
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, _, _, address in found:
+        try:
+            with contextlib.closing(socket.socket(family, kind)) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                trial.bind(address)
+            had = True
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            last = error  # such as IPv6 on a machine without it
+    if not had:
+        raise last
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

@@ -123,11 +123,13 @@ class OpenAIBackend:
         try:
             chunk = chunk_decoder.decode(event.data)
         except MALFORMED as error:
-            detail = f"{error}: {event.data[:500].decode(errors='replace')}"
+            detail, words = type(error).__name__, self._endpoint.words(event.data)
             if not event.ended:
-                raise self._endpoint.truncated("its stream broke off", detail=detail) from None
+                raise self._endpoint.truncated(
+                    "its stream broke off", detail=detail, words=words
+                ) from None
             raise self._endpoint.contract(
-                "its answer is not as it should be", detail=detail
+                "its answer is not as it should be", detail=detail, words=words
             ) from None
         error_body = chunk.detail if chunk.error is None else chunk.error
         if error_body is not None:

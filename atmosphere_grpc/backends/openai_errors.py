@@ -31,7 +31,7 @@ def from_status(endpoint: Endpoint, answer: HttpStatus) -> Failure:
         body = None
     failure = from_error(endpoint, answer.status, body)
     failure.retry_after_s = answer.retry_after_s
-    failure.detail = f"HTTP {answer.status}: {answer.body.decode(errors='replace')}"
+    failure.words = endpoint.words(answer.body)
     return failure
 
 
@@ -45,7 +45,7 @@ def from_error(endpoint: Endpoint, status: int, body: Any) -> Failure:
     """
     text = msgspec.json.encode(body).decode()
     failure = _classify(endpoint, status, text)
-    failure.detail = f"HTTP {status}: {text}"
+    failure.words = endpoint.words(text.encode())
     if failure.reason is Reason.CONTEXT_OVERFLOW:
         failure.metadata.update(_token_counts(body))
     return failure
@@ -98,8 +98,8 @@ def _classify(endpoint: Endpoint, status: int, text: str) -> Failure:
         case _ if 400 <= status < 500:
             return fail(
                 Reason.BACKEND_REJECTED,
-                f"the backend rejected the request (HTTP {status}); its words are in the "
-                "server's log",
+                f"the backend rejected the request (HTTP {status}); the server's log has its "
+                "words, at level debug",
             )
         case _:
             return fail(Reason.BACKEND_ERROR, f"the backend failed (HTTP {status})")

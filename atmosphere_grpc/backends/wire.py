@@ -25,6 +25,8 @@ from atmosphere_grpc.errors import Failure, Phase, Reason
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+#: How much of what a server said when it failed is logged, in bytes.
+MAX_WORDS = 2000
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
 #: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
@@ -80,15 +82,23 @@ class Endpoint:
         self.address = f"{host}:{port}"
         self._settings = settings
 
-    def fail(self, reason: Reason, what: str, *, detail: str = "") -> Failure:
-        """A failure that names the integration and the endpoint."""
-        message = f'integration "{self._settings.integration_id}": {what}'
-        return Failure(reason, message, detail=detail)
+    def words(self, said: bytes) -> str:
+        """What the server said, for the log: cut, and without the key that it was sent."""
+        text = said[:MAX_WORDS].decode(errors="replace")
+        for value in self._settings.headers.values():
+            for secret in value.split():
+                text = text.replace(secret, "***") if len(secret) > len("Bearer") else text
+        return text
 
-    def contract(self, what: str, *, detail: str = "") -> Failure:
+    def fail(self, reason: Reason, what: str, *, detail: str = "", words: str = "") -> Failure:
+        """A failure that names the integration."""
+        message = f'integration "{self._settings.integration_id}": {what}'
+        return Failure(reason, message, detail=detail, words=words)
+
+    def contract(self, what: str, *, detail: str = "", words: str = "") -> Failure:
         """The server broke its interface's promise."""
         text = f"{what} ({self.address}) – does base_urls point at the right server?"
-        return self.fail(Reason.BACKEND_CONTRACT, text, detail=detail)
+        return self.fail(Reason.BACKEND_CONTRACT, text, detail=detail, words=words)
 
     def unavailable(self, what: str, *, detail: str = "") -> Failure:
         """The server cannot be used now."""
@@ -96,10 +106,10 @@ class Endpoint:
         text = f"{what} at {self.address}{hint}"
         return self.fail(Reason.BACKEND_UNAVAILABLE, text, detail=detail)
 
-    def truncated(self, what: str, *, detail: str = "") -> Failure:
+    def truncated(self, what: str, *, detail: str = "", words: str = "") -> Failure:
         """An answer broke off."""
         text = f"{what} ({self.address}) before the answer was whole"
-        return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail)
+        return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail, words=words)
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:

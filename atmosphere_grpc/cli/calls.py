@@ -147,6 +147,7 @@ def integrations(client: AtmosphereClient, output: Output) -> None:
 
 
 @connected
+@sampling
 def route(
     client: AtmosphereClient,
     output: Output,
@@ -155,6 +156,7 @@ def route(
     integration: Integration = "",
     model: Model = "",
     kwargs: Kwargs = "",
+    **options: Any,
 ) -> None:
     """Say what execute would do, and call no model."""
     decision = client.route(
@@ -163,6 +165,7 @@ def route(
         capability=capability,
         integration=integration,
         model=model,
+        **options,
     )
     if output.as_json:
         output.message(decision)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ import typer
 from grpc import StatusCode
 
 from atmosphere_client import AtmosphereClient, AtmosphereError
+from atmosphere_client._connection import is_loopback
 from atmosphere_grpc.cli.output import Output
 
 FAILED = 1
@@ -71,6 +74,17 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "insecure_token": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--insecure-token",
+                help="Send the token in the clear to another machine.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        False,
+    ),
     "json": (
         Annotated[
             bool,
@@ -93,15 +107,23 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         options = {name: values.pop(name) for name in _OPTIONS}
         output = Output(as_json=options["json"])
         try:
-            with _client(options) as client:
+            opened = _client(options)
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error)) from None
+        try:
+            with opened as client:
                 command(client, output, **values)
         except AtmosphereError as error:
             output.failure(error)
             if error.code is StatusCode.UNAVAILABLE and not error.reason and not output.as_json:
                 output.note(f"is a server running at {options['target']}? (atmosphere-grpc serve)")
             raise typer.Exit(FAILED) from None
-        except (OSError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # arguments that make no request
             raise typer.BadParameter(str(error)) from None
+        except BrokenPipeError:
+            # Whoever read the answer has seen enough; Python would complain once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
@@ -121,12 +143,25 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
 
 def _client(options: dict[str, Any]) -> AtmosphereClient:
     certificates = (options["tls_ca"], options["tls_cert"], options["tls_key"])
+    tls = options["tls"] or any(certificates)
+    if options["token"] and not (
+        tls or options["insecure_token"] or is_loopback(options["target"])
+    ):
+        raise ValueError(
+            f"--token: it would be sent in the clear to {options['target']} – add --tls, or "
+            "--insecure-token if that is meant"
+        )
+    for name in ("tls_ca", "tls_cert", "tls_key"):
+        path: Path | None = options[name]
+        if path is not None and not path.is_file():
+            raise ValueError(f"--{name.replace('_', '-')}: there is no file {path}")
     return AtmosphereClient(
         options["target"],
-        tls=options["tls"] or any(certificates),
+        tls=tls,
         ca_certificate=options["tls_ca"],
         client_certificate=options["tls_cert"],
         client_key=options["tls_key"],
         token=options["token"],
+        allow_insecure_token=options["insecure_token"],
         timeout=options["timeout"],
     )

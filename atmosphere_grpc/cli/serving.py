@@ -18,6 +18,7 @@ from atmosphere_grpc import config
 from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.gguf_file import EmbeddedError
+from atmosphere_grpc.log import RequestId
 from atmosphere_grpc.server import Server, StartError
 from atmosphere_grpc.server import serve as serve_until_stopped
 
@@ -87,8 +88,6 @@ def _ready(server: Server, address: str) -> None:
     print(f"ready grpc={address} node={server.node_id} integrations={shown or 'none'}", flush=True)  # noqa: T201
     if any(status.state is IntegrationState.UP for status in states.values()):
         return
-    for status in states.values():
-        log.warning("%s", status.error)
     remedy = (
         "start a backend, or serve with --embedded to try it with two small models"
         if embedded.installed()
@@ -98,8 +97,10 @@ def _ready(server: Server, address: str) -> None:
 
 
 def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    # One line a request of theirs says nothing that ours does not.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestId())
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s%(request)s"
+    logging.basicConfig(level=level.upper(), format=form, handlers=[handler], force=True)
+    # Theirs say nothing that ours do not.
+    for name in ("httpx", "gguf"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -21,6 +21,7 @@ from atmosphere_grpc.v1 import chat_pb2
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_TOOLS = 128
 MAX_STOPS = 16
+MAX_INT32 = 2**31 - 1
 IMAGE_SCHEMES = ("http://", "https://", "data:")
 
 _MODES = {
@@ -76,8 +77,8 @@ def check_sampling(sampling: Sampling, path: str, faults: Faults) -> None:
     faults.within(f"{path}.top_p", sampling.top_p, 0, 1, above=True)
     faults.within(f"{path}.presence_penalty", sampling.presence_penalty, -2, 2)
     faults.within(f"{path}.frequency_penalty", sampling.frequency_penalty, -2, 2)
-    faults.within(f"{path}.max_tokens", sampling.max_tokens, 1)
-    faults.within(f"{path}.top_k", sampling.top_k, 1)
+    faults.within(f"{path}.max_tokens", sampling.max_tokens, 1, MAX_INT32)
+    faults.within(f"{path}.top_k", sampling.top_k, 1, MAX_INT32)
     faults.within(f"{path}.top_logprobs", sampling.top_logprobs, 0, 20)
     faults.fewer(f"{path}.stop", len(sampling.stop), MAX_STOPS)
     for i, text in enumerate(sampling.stop):

@@ -30,6 +30,7 @@ class EmbeddedBackend:
     def __init__(self, children: Sequence[LlamaServer]) -> None:
         self._children = {child.model.id: child for child in children}
         self._clients: dict[str, tuple[str, OpenAIBackend]] = {}  # by model: address and client
+        self._known: dict[str, tuple[str, Model]] = {}  # by model: address and what it said
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -67,12 +68,21 @@ class EmbeddedBackend:
         self._clients.clear()
 
     async def _model(self, child: LlamaServer) -> Model:
+        """What a child said once it had loaded: asking again would only measure its queue."""
         client = await self._client(child.model.id)
+        address, known = self._known.get(child.model.id, ("", None))
+        if known is not None and address == child.address:
+            return known
         listed = await client.models()
         said = next((item for item in listed if item.id == child.model.id), Model(child.model.id))
-        return replace(
-            said, capabilities=(child.model.capability,), description=child.model.description
+        model = replace(
+            said,
+            capabilities=(child.model.capability,),
+            description=child.model.description,
+            accepts_tools=child.model.accepts_tools,
         )
+        self._known[child.model.id] = (child.address or "", model)
+        return model
 
     async def _client(self, model: str) -> OpenAIBackend:
         """A client of the child that serves a model; a restarted child has a new address."""

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypedDict
 _PR_SET_PDEATHSIG = 1
 _EMBED_TOKENS = 512
 _CHAT_CACHE_MIB = 128
+_HTTP_THREADS = 64
 _VERBOSITY_ERRORS = 1
 
 
@@ -99,6 +100,8 @@ def _serve(orders: Orders) -> Any:
     params.api_keys = [orders["api_key"]]
     params.ui = False
     params.verbosity = _VERBOSITY_ERRORS
+    # Each waiting request holds one, and a probe needs one too; by default there are a few.
+    params.n_threads_http = _HTTP_THREADS
     params.n_parallel = orders["n_parallel"]
     params.cpuparams.n_threads = orders["threads"]
     params.cpuparams_batch.n_threads = orders["threads"]

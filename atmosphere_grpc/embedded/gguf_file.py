@@ -38,6 +38,7 @@ class GgufHeader:
 
     tensors: int
     states_pooling: bool
+    knows_tools: bool
 
 
 def check_gguf(path: Path, remedy: str) -> GgufHeader:
@@ -79,7 +80,7 @@ def _read_header(data: mmap.mmap) -> GgufHeader:
     if not 0 < tensors <= _MOST_ENTRIES or keys > _MOST_ENTRIES:
         raise _BadHeader(f"it claims {tensors} tensors and {keys} keys")
 
-    position, alignment, states_pooling = 24, 32, False
+    position, alignment, states_pooling, knows_tools = 24, 32, False, False
     for _ in range(keys):
         start, position = position, _after_string(data, position)
         key = data[start + 8 : position]
@@ -87,7 +88,9 @@ def _read_header(data: mmap.mmap) -> GgufHeader:
         if key == b"general.alignment":
             (alignment,) = struct.unpack_from("<I", data, position + 4)
         states_pooling = states_pooling or key.endswith(b".pooling_type")
-        position = _after_value(data, position + 4, kind)
+        value, position = position + 4, _after_value(data, position + 4, kind)
+        if key.startswith(b"tokenizer.chat_template"):
+            knows_tools = knows_tools or data.find(b"tools", value, position) >= 0
 
     end = 0
     for _ in range(tensors):
@@ -111,7 +114,7 @@ def _read_header(data: mmap.mmap) -> GgufHeader:
     needed = -(-position // alignment) * alignment + end
     if needed > len(data):
         raise _BadHeader(f"it should have {needed} bytes but has {len(data)}")
-    return GgufHeader(tensors, states_pooling)
+    return GgufHeader(tensors, states_pooling, knows_tools)
 
 
 def _after_string(data: mmap.mmap, position: int) -> int:

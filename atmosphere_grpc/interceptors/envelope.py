@@ -19,6 +19,8 @@ from atmosphere_grpc.codec.requests import decode_bytes
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.log import failed
+from atmosphere_grpc.log import request_id as current_request_id
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("atmosphere_grpc.access")
@@ -102,6 +104,7 @@ class Envelope(ServerInterceptor):
     async def _run(self, name: str, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
         began = time.perf_counter()
         request_id = _request_id(context)
+        current_request_id.set(request_id)
         failure: Failure | None = None
         code = "CANCELLED"
         response = None
@@ -118,13 +121,13 @@ class Envelope(ServerInterceptor):
                 Phase.TOTAL, "the call's time was used up – did the caller stop reading?"
             )
         except Exception:
-            log.exception("request %s: fault in %s", request_id, name)
+            log.exception("fault in %s", name)
             failure = Failure(
                 Reason.INTERNAL, "a fault of this server – report it with the request id"
             )
         finally:
             code = failure.code.name if failure else code
-            _log_call(name, request_id, code, failure, (time.perf_counter() - began) * 1000)
+            _log_call(name, code, failure, (time.perf_counter() - began) * 1000)
         trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
         if failure is not None:
             status = encode_failure(failure, request_id)
@@ -143,12 +146,8 @@ def _request_id(context: Context) -> str:
     return uuid.uuid4().hex
 
 
-def _log_call(
-    name: str, request_id: str, code: str, failure: Failure | None, duration_ms: float
-) -> None:
+def _log_call(name: str, code: str, failure: Failure | None, duration_ms: float) -> None:
     reason = f" reason={failure.reason.value}" if failure else ""
-    access_log.info(
-        "%s code=%s%s duration_ms=%.1f request_id=%s", name, code, reason, duration_ms, request_id
-    )
-    if failure is not None and failure.detail:
-        log.warning("request %s: %s [%s]", request_id, failure.message, failure.detail)
+    access_log.info("%s code=%s%s duration_ms=%.1f", name, code, reason, duration_ms)
+    if failure is not None:
+        failed(log, failure)

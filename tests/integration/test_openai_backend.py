@@ -399,7 +399,7 @@ async def test_an_event_that_is_no_chunk_ends_the_stream_after_the_text_before_i
     before, failure = await failed_chat(backend)
     assert (before, failure.reason) == ("Half", Reason.BACKEND_CONTRACT)
     assert "nonsense" not in failure.message
-    assert "nonsense" in failure.detail
+    assert "nonsense" in failure.words
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ async def test_an_oversized_error_body_is_cut_and_its_status_kept(
     fake.script(CHAT, Reply.body("x" * 1_000_000, 401))
     _, failure = await failed_chat(backend)
     assert failure.reason is Reason.BACKEND_AUTH
-    assert len(failure.detail) <= wire.MAX_ERROR_BYTES + 100
+    assert len(failure.words) <= wire.MAX_WORDS
 
 
 async def test_an_error_whose_body_breaks_off_is_still_a_failure(

@@ -16,6 +16,7 @@ CLIENT = ROOT / "clients" / "python" / "atmosphere_client"
 BELOW = {
     "errors": set[str](),
     "domain": {"errors"},
+    "log": {"errors"},
     "config": set[str](),
     "node": set[str](),
     "v1": set[str](),
@@ -23,15 +24,15 @@ BELOW = {
     "integrations": {"backends", "domain", "errors"},
     "routing": {"domain", "errors"},
     "embedded": {"backends", "domain", "errors"},
-    "execution": {"routing", "integrations", "domain", "errors"},
+    "execution": {"routing", "integrations", "domain", "errors", "log"},
     "codec": {"domain", "errors", "v1"},
-    "interceptors": {"codec", "execution", "errors"},
+    "interceptors": {"codec", "execution", "errors", "log"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
         *("servicer", "interceptors", "execution", "integrations", "backends", "embedded"),
         *("config", "node", "v1"),
     },
-    "cli": {"server", "embedded", "config", "domain", "v1"},
+    "cli": {"server", "embedded", "config", "domain", "log", "v1"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }

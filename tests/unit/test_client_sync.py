@@ -142,7 +142,7 @@ def test_integrations_are_a_list(server: Server) -> None:
 def test_models_follow_the_pages_and_keep_what_is_unavailable(server: Server) -> None:
     first = execution_pb2.ListModelsResponse(
         models=[execution_pb2.Model(id="a")],
-        next_page_token="2",  # noqa: S106 – a page token
+        next_page_token="2",
         unavailable=[execution_pb2.IntegrationError(integration_id="down")],
     )
     second = execution_pb2.ListModelsResponse(models=[execution_pb2.Model(id="b")])

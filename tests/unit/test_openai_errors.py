@@ -102,7 +102,7 @@ def test_a_recorded_error_has_its_reason(name: str, reason: Reason) -> None:
     body = recordings.body(name)
     failed = failure(recordings.status(name), body)
     assert failed.reason is reason
-    assert body.decode() in failed.detail  # for the log
+    assert body.decode() in failed.words  # for the log
     for text in strings(json.loads(body)):
         assert text not in failed.message.split()
         assert len(text) < 8 or text not in failed.message
@@ -118,7 +118,7 @@ def test_whatever_the_bodys_shape_the_status_decides(
     assert failed.message.startswith('integration "mine": ')
     assert str(status) in failed.message
     assert WORDS not in failed.message
-    assert failed.detail == f"HTTP {status}: {json.dumps(body)}"
+    assert json.loads(failed.words) == body
 
 
 @pytest.mark.parametrize(
