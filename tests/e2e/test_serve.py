@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from atmosphere_client import AtmosphereClient, UnavailableError
-from tests.e2e.processes import COMMAND, TIMEOUT_S, Finished, gone, run, serving
+from tests.e2e.processes import COMMAND, TIMEOUT_S, Finished, Serving, gone, run, serving
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -144,6 +145,26 @@ def test_a_second_server_does_not_share_the_port(tmp_path: Path, config: Path) -
     with serving(tmp_path, "--config", str(config)) as server:
         done = refused("--config", str(config), "--listen", server.address)
     assert f"cannot listen on {server.address}" in done.err
+
+
+def test_half_of_a_host_is_not_taken(tmp_path: Path, config: Path) -> None:
+    with serving(tmp_path, "--config", str(config)) as server:
+        other = f"localhost:{server.address.rpartition(':')[2]}"
+        done = refused("--config", str(config), "--listen", other)
+    assert f"cannot listen on {other}" in done.err
+
+
+def test_many_chats_at_once_do_not_make_the_models_look_down(embedded: Serving) -> None:
+    prompt = "Tell me a very long story."
+    with (
+        AtmosphereClient(embedded.address, timeout=TIMEOUT_S) as client,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        waiting = [pool.submit(client.execute, prompt, max_tokens=30) for _ in range(20)]
+        while not all(chat.done() for chat in waiting):
+            assert client.health() == "SERVING"
+            assert not client.models().unavailable
+        assert all(chat.result().data.usage.completion_tokens for chat in waiting)
 
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_what_is_no_duration_is_told(written: object) -> None:
         ("deadlines: {defualt: 5s}\n", "deadlines.defualt: unknown setting"),
         ("zzz: 1\n", "known are node_id, listen"),
         ("listen: nowhere\n", "listen = 'nowhere': "),
+        ("listen: 127.0.0.1:99999\n", "the port must be a number from 0 to 65535, not '99999'"),
+        ("listen: '::1:50051'\n", "must be host:port, such as"),
         ("log_level: loud\n", "log_level = 'loud': "),
         ("embedded: {threads: 0}\n", "embedded.threads = 0: "),
         ("deadlines: {default: 2h, maximum: 1h}\n", "deadlines: default must not be greater"),

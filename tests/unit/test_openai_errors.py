@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.backends.openai_errors import from_error, from_status, stream_error_status
-from atmosphere_grpc.backends.wire import Endpoint, HttpStatus, WireSettings
+from atmosphere_grpc.backends.wire import MAX_WORDS, Endpoint, HttpStatus, WireSettings
 from atmosphere_grpc.errors import Failure, Reason
 from tests.fakes import recordings
 
@@ -208,3 +208,14 @@ def test_an_error_inside_a_stream_has_the_status_that_it_names_or_500(
     error: Any, status: int
 ) -> None:
     assert stream_error_status(error) == status
+
+
+def test_what_the_log_may_know_is_cut_and_holds_no_key() -> None:
+    settings = WireSettings(
+        "mine", "http://127.0.0.1:1/v1", headers={"authorization": "Bearer sk-topsecret"}
+    )
+    said = json.dumps({"detail": "bad header: Bearer sk-topsecret", "more": "x" * 10_000})
+    failed = from_status(Endpoint(settings), HttpStatus(401, said.encode(), None))
+    assert "sk-topsecret" not in failed.words
+    assert "bad header: Bearer ***" in failed.words
+    assert len(failed.words) <= MAX_WORDS
