@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -31,6 +32,8 @@ from atmosphere_grpc.errors import Failure, Reason, Violation
 
 #: The types of events that hold chunks; others, such as `x_cache`, are a server's own.
 MESSAGE_TYPES = (b"", b"message", b"error")
+#: How long an answer that has ended is waited for to report its usage, in seconds.
+TAIL_S = 1.0
 JSON_TYPES = ("application/json", "text/json")
 
 
@@ -80,7 +83,13 @@ class OpenAIBackend:
         assembly = Assembly()
         begun = done = False
         async with aclosing(stream.batches()) as batches:
-            async for batch in batches:
+            while True:
+                try:
+                    # Some servers keep a finished stream open and report no usage.
+                    async with asyncio.timeout(TAIL_S if assembly.finished else None):
+                        batch = await anext(batches)
+                except (StopAsyncIteration, TimeoutError):
+                    break
                 failure: Failure | None = None
                 for event in batch:
                     if event.type not in MESSAGE_TYPES:

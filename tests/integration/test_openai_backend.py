@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from atmosphere_grpc.backends import wire
+from atmosphere_grpc.backends import openai, wire
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import (
@@ -1068,3 +1068,12 @@ async def test_vectors_that_break_off_are_a_failure(
     fake.script(EMBEDDINGS, Reply.raw(*reply.steps, Close()))
     failure = await failed(backend.embed("m", EMBED, connect_s=1))
     assert failure.reason in (Reason.STREAM_TRUNCATED, Reason.BACKEND_CONTRACT)
+
+
+async def test_a_finished_stream_that_stays_open_without_usage_is_an_answer(
+    fake: FakeServer, backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "TAIL_S", 0.05)
+    fake.script(CHAT, Reply.stream(event(text("Hi")), STOP, Stall()))
+    said, end = await chat(backend)
+    assert (said, end.usage.source) == ("Hi", UsageSource.MISSING)
