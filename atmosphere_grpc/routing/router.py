@@ -47,6 +47,11 @@ class Candidate:
         """Whether a model can be asked for here; one that lists no models may have any."""
         return not self.models or model == self.default or any(m.id == model for m in self.models)
 
+    def known_to_have(self, model: str) -> bool:
+        """Likewise, but one that is down and has never said what it has counts for nothing."""
+        silent = not self.models and self.state is IntegrationState.DOWN
+        return self.has(model) and (not silent or model == self.default)
+
     def lacks(self, capability: Capability, model: str) -> bool:
         """Whether it is known that a model has no such capability."""
         found = next((m for m in self.models if m.id == model), None)
@@ -87,6 +92,10 @@ def decide(
     """
     ranked = sorted(candidates, key=lambda item: PREFERENCE.index(item.state))
     fitting = [item for item in ranked if not target.model or item.has(target.model)]
+    if target.model and any(item.models for item in ranked):
+        # One that is down and never said what it has is no place to look for a name while
+        # another could say: a mistyped name would be told as a connection refused.
+        fitting = [item for item in fitting if item.known_to_have(target.model)]
     if ranked and not fitting:
         raise _no_such_model(target, ranked)
     for item in fitting:
@@ -142,9 +151,12 @@ def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
     known = [model.id for item in asked for model in item.models]
     near = difflib.get_close_matches(target.model, known, n=3, cutoff=0.4) or known[:5]
     where = f'integration "{target.integration_id}" has' if target.integration_id else "there is"
+    silent = [item.id for item in asked if not item.models]
+    unasked = f"; {_named(silent)} could not be asked" if silent else ""
+    nearest = f"the nearest are {', '.join(near)}{unasked}"
     return Failure(
         Reason.MODEL_NOT_FOUND,
-        f'model: {where} no model "{target.model[:128]}"; the nearest are {", ".join(near)}',
+        f'model: {where} no model "{target.model[:128]}"; {nearest}',
         metadata={"nearest": ", ".join(near)[:512]},
     )
 

@@ -34,6 +34,7 @@ from atmosphere_grpc.domain import (
     Started,
     Target,
     TestCall,
+    Tool,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -255,6 +256,22 @@ async def test_images_are_refused_for_a_model_that_takes_none() -> None:
     assert [bad.field for bad in failed.violations] == ["messages[1].parts[1].image"]
     assert backend.chats == []
     await events(execution(a=backend), call())  # a text is welcome
+
+
+@pytest.mark.parametrize("accepts", [True, None, False])
+async def test_tools_are_refused_for_a_model_that_is_known_to_know_none(
+    accepts: bool | None,
+) -> None:
+    backend = Backend(Model("m", accepts_tools=accepts))
+    sent = call(tools=(Tool("now"),))
+    if accepts is not False:
+        await events(execution(a=backend), sent)
+        assert backend.chats == [("m", sent)]
+        return
+    failed = await failure(events(execution(a=backend), sent))
+    assert failed.reason is Reason.UNSUPPORTED_PARAMETER
+    assert [bad.field for bad in failed.violations] == ["tools"]
+    assert backend.chats == []
 
 
 # --- execute ----------------------------------------------------------------------------------

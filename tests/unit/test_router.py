@@ -253,7 +253,9 @@ def test_a_decision_is_possible_and_what_it_says_is_true(
     try:
         decision = decide(target, capability, candidates)
     except Failure:
-        able = [c for c in candidates if (model or c.default) and (not model or c.has(model))]
+        listed = any(c.models for c in candidates)
+        has = Candidate.known_to_have if listed else Candidate.has
+        able = [c for c in candidates if (model or c.default) and (not model or has(c, model))]
         assert all(c.lacks(capability, model or c.default) for c in able)
         return
     (chosen,) = [item for item in candidates if item.id == decision.integration_id]
@@ -262,3 +264,16 @@ def test_a_decision_is_possible_and_what_it_says_is_true(
     assert chosen.has(decision.model) or not model
     assert ("usable" in decision.explanation) is (chosen.state is UP)
     assert ("that has it" in decision.explanation) is bool(model and chosen.models)
+
+
+def test_a_mistyped_model_is_not_looked_for_where_nobody_answers() -> None:
+    silent = candidate("far", state=DOWN, error="connection refused")
+    failed = failure(Target(model="lama"), silent, A)
+    assert failed.reason is Reason.MODEL_NOT_FOUND
+    assert "the nearest are llama" in failed.message
+    assert 'integration "far" could not be asked' in failed.message
+
+
+def test_a_model_is_looked_for_there_when_it_is_that_ones_default() -> None:
+    silent = candidate("far", state=DOWN, default="mine")
+    assert where(decide(Target(model="mine"), CHAT, [silent, A])) == ("far", "mine")
