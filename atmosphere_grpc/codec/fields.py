@@ -43,9 +43,9 @@ class Faults:
         """That a number, where there is one, lies in `[low, high]`, or `(low, high]`."""
         if value is None or (low < value <= high) or (value == low and not above):
             return
-        least = f"more than {low:g}" if above else f"at least {low:g}"
-        most = "" if high == math.inf else f" and at most {high:g}"
-        self.add(field, f"must be {least}{most}, not {value:g}")
+        least = f"more than {low:.10g}" if above else f"at least {low:.10g}"
+        most = "" if high == math.inf else f" and at most {high:.10g}"
+        self.add(field, f"must be {least}{most}, not {value:.10g}")
 
     def name(self, field: str, value: str) -> None:
         """That a text is a name as tools and schemas have it."""

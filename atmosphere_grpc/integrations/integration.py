@@ -109,6 +109,8 @@ class Integration:
             else:
                 why = f" [{failure.detail}]" if failure.detail else ""
                 log.warning("%s%s", failure.message, why)
+                if failure.words:
+                    log.debug("in the backend's words: %s", failure.words)
         self._status = replace(
             self._status,
             state=state,

@@ -95,7 +95,7 @@ class Envelope(ServerInterceptor):
                 request = decode_bytes(parse, data)
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        await _sent(context.write(response))
 
             await self._run(name, context, write_all)
 
@@ -133,9 +133,22 @@ class Envelope(ServerInterceptor):
             status = encode_failure(failure, request_id)
             trailers.append(("grpc-status-details-bin", status.SerializeToString()))
             # Not inside a handler above: abort raises, and must not be caught and done twice.
-            await context.abort(failure.code, status.message, trailing_metadata=tuple(trailers))
+            await _sent(
+                context.abort(failure.code, status.message, trailing_metadata=tuple(trailers))
+            )
         context.set_trailing_metadata(tuple(trailers))
         return response
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    """Ends the call as cancelled when gRPC cannot send to a caller that has gone.
+
+    That may fail a moment before the call's task is cancelled, and is no fault of this server.
+    """
+    try:
+        await sending
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _request_id(context: Context) -> str:

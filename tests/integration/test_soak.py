@@ -1,0 +1,175 @@
+"""Many calls at a time, some of them cancelled at a random moment: nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import psutil
+import pytest
+
+from atmosphere_client import UnavailableError
+from atmosphere_grpc.v1 import chat_pb2, execution_pb2
+from tests.fakes import Close, FakeServer, Pause, Reply, answer_events
+from tests.integration.conftest import (
+    CHAT_PATH,
+    EMBED_PATH,
+    EMBEDDED,
+    Served,
+    chat_request,
+    generating,
+    no_open_requests,
+    no_tasks_but,
+    tasks,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONCURRENCY = 16
+RPCS = ("Chat", "Execute", "Embed")
+GROWTH_BYTES = 20 * 1024 * 1024
+SHORT = chat_pb2.SamplingOptions(max_tokens=12)
+REQUESTS: dict[str, Any] = {
+    "Chat": chat_request("Tell me a story.", sampling=SHORT),
+    "Execute": execution_pb2.ExecuteRequest(intent="Tell me a story.", sampling=SHORT),
+    "Embed": execution_pb2.EmbedRequest(input=["a story", "another"]),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call, and for how long its caller waits; None: to its end."""
+
+    rpc: str
+    patience_s: float | None
+
+
+def plans(count: int, seed: int, patience_s: float) -> list[Plan]:
+    """Calls of which about a half is cancelled, at any moment within `patience_s`."""
+    draw = random.Random(seed)  # noqa: S311 - the same each time
+    return [
+        Plan(draw.choice(RPCS), draw.choice([None, draw.uniform(0, patience_s)]))
+        for _ in range(count)
+    ]
+
+
+async def carried_out(served: Served, plan: Plan) -> bool:
+    """Calls; whether the answer came to its end. Fails for any end but that and a cancel."""
+    call: Any = getattr(served.stub, plan.rpc)(REQUESTS[plan.rpc])
+    reading = asyncio.ensure_future(_answer(plan.rpc, call))
+    await asyncio.wait({reading}, timeout=plan.patience_s)
+    call.cancel()  # does nothing to one that is over
+    (outcome,) = await asyncio.gather(reading, return_exceptions=True)
+    code = await call.code()
+    if code is grpc.StatusCode.CANCELLED:
+        assert plan.patience_s is not None
+        assert isinstance(outcome, asyncio.CancelledError)
+        return False
+    assert code is grpc.StatusCode.OK, await call.details()
+    assert outcome is None
+    return True
+
+
+async def _answer(rpc: str, call: Any) -> None:
+    if rpc != "Chat":
+        await call
+        return
+    last = None
+    while (event := await call.read()) is not grpc.aio.EOF:
+        last = event
+    assert last is not None
+    assert last.HasField("completed")
+
+
+async def carry_out(served: Served, todo: Sequence[Plan]) -> int:
+    """Calls as planned, so many at a time; how many answers came to their end."""
+    room = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(plan: Plan) -> bool:
+        async with room:
+            return await carried_out(served, plan)
+
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(one(plan)) for plan in todo]
+    return sum(call.result() for call in calls)
+
+
+async def check_nothing_is_left(served: Served, before: Any) -> None:
+    await until(lambda: served.server.in_flight == 0, "the calls to end")
+    await no_tasks_but(before)
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
+async def test_nothing_is_left_of_200_calls(served: Served, fake: FakeServer) -> None:
+    drip = [part for item in answer_events(["a"] * 8) for part in (item, Pause(0.003))]
+    fake.always(CHAT_PATH, Reply.stream(*drip))
+    fake.always(EMBED_PATH, embeddings_reply().after(Pause(0.01)))
+    await carry_out(served, plans(200, seed=1, patience_s=0.05))  # to warm up
+    before, size = tasks(), resident_bytes()
+    todo = plans(200, seed=2, patience_s=0.05)
+    whole = await carry_out(served, todo)
+    assert whole >= sum(plan.patience_s is None for plan in todo)
+    assert whole < len(todo), "none was cancelled"
+    await check_nothing_is_left(served, before)
+    await no_open_requests(fake)
+    assert resident_bytes() - size < GROWTH_BYTES
+    assert (await served.client.execute("hi")).success
+
+
+def embeddings_reply() -> Reply:
+    """Two vectors."""
+    return Reply.json(
+        {"data": [{"index": i, "embedding": [0.5, 0.5]} for i in range(2)], "model": "fake-model"}
+    )
+
+
+@EMBEDDED
+async def test_nothing_is_left_of_40_calls_of_the_embedded_models(embedded: Served) -> None:
+    await carry_out(embedded, plans(16, seed=3, patience_s=0.5))  # to warm up
+    await until(lambda: embedded.server.in_flight == 0, "the calls to end")
+    before, size = tasks(), resident_bytes()
+    todo = plans(40, seed=4, patience_s=0.5)
+    whole = await carry_out(embedded, todo)
+    assert whole >= sum(plan.patience_s is None for plan in todo)
+    assert whole < len(todo), "none was cancelled"
+    await check_nothing_is_left(embedded, before)
+    assert resident_bytes() - size < GROWTH_BYTES
+    async with asyncio.timeout(5):  # a free slot
+        assert (await embedded.client.execute("hi", max_tokens=1)).success
+
+
+# --- connections that a backend closes when it has answered ------------------------------------
+
+
+async def test_a_call_is_sent_again_when_its_connection_had_been_closed(
+    served: Served, fake: FakeServer
+) -> None:
+    await served.client.execute("hi")
+    fake.script(CHAT_PATH, Reply.raw(Close()))  # as if closed before the request came
+    response = await served.client.execute("hi")
+    assert response.data.message.content == "Hello world"
+    assert len(response.attempts) == 1
+    again = await generating(fake, 3)
+    assert again.connection != fake.requests[-2].connection
+    assert again.body == fake.requests[-2].body
+
+
+async def test_a_call_is_not_sent_again_when_a_new_connection_is_closed(
+    served: Served, fake: FakeServer
+) -> None:
+    fake.always(CHAT_PATH, Reply.raw(Close()))
+    with pytest.raises(UnavailableError, match="closed before an answer"):
+        await served.client.execute("hi")
+    # One over the connection that the probe had used, and one over its own.
+    assert [request.path for request in fake.requests].count(CHAT_PATH) == 2
