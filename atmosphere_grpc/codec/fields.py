@@ -67,7 +67,7 @@ class Faults:
         try:
             # Not json.loads, which lets half characters and 1e999 through, that no request can say.
             value = msgspec.json.decode(text)
-        except (ValueError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self.add(field, f"is not JSON: {error}")
             return None
         if not isinstance(value, dict):

@@ -175,5 +175,5 @@ def encode_token(page: Page) -> str:
 def _decode_token(token: str) -> Page | None:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(token), type=Page)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None

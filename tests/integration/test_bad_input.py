@@ -26,7 +26,7 @@ from tests.integration.conftest import (
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 #: What no message may hold: traces of Python, paths, addresses of objects.
 FOREIGN = re.compile(
-    r"Traceback|File \"|\.py\b|/home|/work|/tmp|site-packages| object at 0x|<class"
+    r"Traceback|File \"|\.py\b|/home/|/usr/|/tmp/|site-packages| object at 0x|<class"
 )
 
 
