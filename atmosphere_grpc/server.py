@@ -20,6 +20,7 @@ from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.config import Integration as IntegrationSettings
 from atmosphere_grpc.config import Settings
+from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.supervisor import LlamaServer
@@ -48,6 +49,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Between the news that this server is leaving and the first refusal, so that clients and load
 #: balancers that watch its health have heard it.
 LEAVE_PAUSE_S = 0.1
+#: How long those who watch the health may take to hear that news, in seconds.
+TELL_HEALTH_S = 1.0
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -129,14 +132,18 @@ class Server:
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._grpc.start()
         self._registry.on_change = self._probed.set
-        await self._registry.refresh([*self._registry])
-        await self._tell_health()
         self._registry.start(self._settings.probe_interval)
+        while any(item.state is IntegrationState.UNKNOWN for item in self._registry):
+            await self._probed.wait()
+            self._probed.clear()
+        await self._tell_health()
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""
-        await self._health.enter_graceful_shutdown()
+        with contextlib.suppress(TimeoutError):  # a watcher that does not read would hold it up
+            async with asyncio.timeout(TELL_HEALTH_S):
+                await self._health.enter_graceful_shutdown()
         await asyncio.sleep(LEAVE_PAUSE_S)
         self._in_flight.close()
         log.info("stopping: %d calls in flight", self._in_flight.count)

@@ -177,11 +177,11 @@ async def test_a_unary_call_is_cancelled(
 
 
 async def test_a_list_is_cancelled(served: Served, fake: FakeServer) -> None:
-    first_probe = await fake.arrived(2)
+    first_probe = await fake.arrived(1)
     await first_probe.answered.wait()
     fake.always("/v1/models", NOTHING)
     call = served.stub.ListModels(execution_pb2.ListModelsRequest())
-    request = await fake.arrived(3)
+    request = await fake.arrived(2)
     cancelled_at = now()
     call.cancel()
     await gone_soon(request, cancelled_at)

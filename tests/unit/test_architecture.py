@@ -29,7 +29,15 @@ BELOW = {
     "interceptors": {"codec", "execution", "errors", "log"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
-        *("servicer", "interceptors", "execution", "integrations", "backends", "embedded"),
+        *(
+            "domain",
+            "servicer",
+            "interceptors",
+            "execution",
+            "integrations",
+            "backends",
+            "embedded",
+        ),
         *("config", "node", "v1"),
     },
     "cli": {"server", "embedded", "config", "domain", "log", "v1"},
