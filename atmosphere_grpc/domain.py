@@ -145,11 +145,15 @@ class JsonSchemaFormat:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a call asks for by name; empty means that the router decides."""
+    """What a call asks for by name; empty means that the router decides.
+
+    `implied` says that the RPC itself leaves no choice of the capability.
+    """
 
     capability: str = ""
     integration_id: str = ""
     model: str = ""
+    implied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

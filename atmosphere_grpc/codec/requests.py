@@ -19,7 +19,6 @@ from atmosphere_grpc.codec.conversation import (
 from atmosphere_grpc.codec.fields import Faults, struct_to_dict
 from atmosphere_grpc.codec.kwargs import decode_kwargs, merge_sampling, sampling_fields
 from atmosphere_grpc.domain import (
-    Capability,
     ChatCall,
     EmbedCall,
     ExecuteCall,
@@ -73,7 +72,7 @@ def decode_chat(request: chat_pb2.ChatRequest) -> ChatCall:
     faults.shorter("session_id", request.session_id, MAX_SESSION_ID)
     faults.within("stream.max_delay_ms", request.stream.max_delay_ms, 0, MAX_DELAY_MS)
     call = ChatCall(
-        target=Target(Capability.CHAT.value, request.integration_id, request.model),
+        target=_implied(request),
         messages=decode_messages(request.messages, faults),
         sampling=decode_sampling(request.sampling, faults),
         tools=decode_tools(request.tools, faults),
@@ -102,8 +101,7 @@ def decode_embed(request: execution_pb2.EmbedRequest) -> EmbedCall:
     dimensions = request.dimensions if request.HasField("dimensions") else None
     faults.within("dimensions", dimensions, 1)
     faults.check()
-    target = Target(Capability.EMBED.value, request.integration_id, request.model)
-    return EmbedCall(target, tuple(request.input), dimensions)
+    return EmbedCall(_implied(request), tuple(request.input), dimensions)
 
 
 def decode_execute(
@@ -132,6 +130,10 @@ def decode_execute(
     )
     faults.check()
     return call
+
+
+def _implied(request: chat_pb2.ChatRequest | execution_pb2.EmbedRequest) -> Target:
+    return Target(integration_id=request.integration_id, model=request.model, implied=True)
 
 
 def decode_test(request: execution_pb2.TestIntegrationRequest) -> TestCall:

@@ -120,7 +120,10 @@ def _decision(
     filled = [
         text
         for value, text in (
-            (target.capability, f"capability {capability.value} is the default"),
+            (
+                target.capability or target.implied,
+                f"capability {capability.value} is the default",
+            ),
             (target.integration_id, _why(target, capability, chosen)),
             (target.model, f"model {model} is its default"),
         )

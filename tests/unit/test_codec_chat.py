@@ -242,7 +242,7 @@ def test_a_value_outside_its_range_is_rejected(name: str, value: float) -> None:
 def test_what_is_unset_stays_unset() -> None:
     call = decode_chat(chat())
     assert call.sampling == Sampling()
-    assert call.target == Target("chat")
+    assert call.target == Target(implied=True)
     assert (call.tools, call.tool_choice, call.response_format) == ((), None, None)
     assert (call.session_id, call.extra) == ("", {})
 
@@ -277,7 +277,7 @@ def test_a_whole_request_is_decoded() -> None:
         stream=chat_pb2.StreamOptions(max_delay_ms=1000),
     )
     call = decode_chat(request)
-    assert call.target == Target("chat", "ollama", "llama3.2:latest")
+    assert call.target == Target("", "ollama", "llama3.2:latest", implied=True)
     assert call.session_id == "s" * 128
     assert call.messages == (
         Message("system", "Be brief."),

@@ -277,3 +277,15 @@ def test_a_mistyped_model_is_not_looked_for_where_nobody_answers() -> None:
 def test_a_model_is_looked_for_there_when_it_is_that_ones_default() -> None:
     silent = candidate("far", state=DOWN, default="mine")
     assert where(decide(Target(model="mine"), CHAT, [silent, A])) == ("far", "mine")
+
+
+@pytest.mark.parametrize("capability", Capability)
+def test_a_capability_that_the_call_itself_implies_is_neither_named_nor_a_default(
+    capability: Capability,
+) -> None:
+    decision = decide(Target(implied=True), capability, [A])
+    assert decision.method is RouteMethod.DEFAULT
+    assert "capability" not in decision.explanation
+    assert decide(Target(model="llama", implied=True), capability, [A]).method is (
+        RouteMethod.EXPLICIT
+    )
