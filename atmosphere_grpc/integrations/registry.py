@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 
 from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.integrations.integration import Integration
-
-log = logging.getLogger(__name__)
 
 #: How long an integration may take to answer a probe, in seconds.
 PROBE_TIMEOUT_S = 5.0
