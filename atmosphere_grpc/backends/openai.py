@@ -17,7 +17,7 @@ from atmosphere_grpc.backends.openai_schema import (
     models_decoder,
 )
 from atmosphere_grpc.backends.openai_stream import Assembly, usage
-from atmosphere_grpc.backends.sse import Event
+from atmosphere_grpc.backends.events import Event, SSEParser
 from atmosphere_grpc.backends.wire import HttpStatus, Stream, Wire, WireSettings
 from atmosphere_grpc.domain import (
     BackendEvent,
@@ -82,7 +82,7 @@ class OpenAIBackend:
     async def _from_stream(self, stream: Stream) -> AsyncGenerator[BackendEvent, None]:
         assembly = Assembly()
         begun = done = False
-        async with aclosing(stream.batches()) as batches:
+        async with aclosing(stream.batches(SSEParser)) as batches:
             while True:
                 try:
                     # Some servers keep a finished stream open and report no usage.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,7 +19,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from atmosphere_grpc.backends.sse import Event, EventTooLarge, SSEParser
+from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
 from atmosphere_grpc.errors import Failure, Phase, Reason
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -163,9 +163,9 @@ class Stream:
         """All of it, where it turns out to be no stream."""
         return await _read(self._endpoint, self._response, MAX_BODY_BYTES)
 
-    async def batches(self) -> AsyncGenerator[list[Event], None]:
+    async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
         """The events of each read of the socket; the last one may be a broken-off event."""
-        parser = SSEParser(MAX_EVENT_BYTES)
+        parser = kind(MAX_EVENT_BYTES)
         try:
             with self._endpoint.failures():
                 async for chunk in self._chunks:

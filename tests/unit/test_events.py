@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atmosphere_grpc.backends.sse import Event, EventTooLarge, SSEParser
+from atmosphere_grpc.backends.events import Event, EventTooLarge, SSEParser
 from tests.fakes import recordings
 
 LIMIT = 1_000
