@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -69,8 +70,11 @@ class Timeouts(Section):
     """How long a call may wait for an integration, phase by phase."""
 
     connect: Duration = Field(5.0, description="For the backend to accept a connection.")
-    first_token: Duration = Field(
-        120.0, description="For the first piece of an answer; covers loading a model."
+    first_token: Duration = Field(120.0, description="For the first piece of an answer.")
+    load: Duration = Field(
+        120.0,
+        description="For a model to be loaded. A backend that loads models on demand (`llamafarm`, "
+        "`ollama`) is never given less for the first piece of an answer.",
     )
     idle: Duration = Field(30.0, description="Between two pieces of an answer.")
 
@@ -107,6 +111,78 @@ class Secret(Section):
         return value
 
 
+class Limits(Section):
+    """How much an integration is given to do at a time."""
+
+    max_concurrency: int = Field(
+        256, ge=1, le=100_000, description="The most calls that run at a time."
+    )
+    max_queue: int = Field(
+        256,
+        ge=0,
+        le=100_000,
+        description="The most calls that wait for their turn; one more is refused (QUEUE_FULL).",
+    )
+
+
+class Tls(Section):
+    """How the certificate of an `https` backend is checked."""
+
+    verify: bool = Field(
+        True, description="Whether it is; without, anybody on the way can read and answer."
+    )
+    ca_file: Path | None = Field(
+        None, description="The authorities trusted, as PEM. Unset: the public ones."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.ca_file is not None and not self.verify:
+            raise ValueError("ca_file has no use with verify: false; leave one of them out")
+        return self
+
+    def context(self) -> ssl.SSLContext | None:
+        """What a connection is made with; None: the public authorities.
+
+        Raises:
+            ConfigError: `ca_file` holds no certificates.
+        """
+        if not self.verify:
+            unchecked = ssl.create_default_context()
+            unchecked.check_hostname = False
+            unchecked.verify_mode = ssl.CERT_NONE
+            return unchecked
+        if self.ca_file is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "strerror", None) or "no certificates in PEM"
+            raise ConfigError(f"tls.ca_file = {self.ca_file}: cannot be used ({reason})") from None
+
+
+#: Where a backend is when its `base_urls` are unset, by kind.
+DEFAULT_URLS = {"llamafarm": "http://localhost:14345", "ollama": "http://localhost:11434"}
+#: What to do when nothing listens there, by kind, else by port.
+HINTS: Mapping[str | int | None, str] = {
+    "llamafarm": "is LlamaFarm running? (lf start)",
+    "ollama": "is Ollama running? (ollama serve)",
+    14345: "is LlamaFarm running? (lf start)",
+    11434: "is Ollama running? (ollama serve)",
+}
+#: Settings that only some kinds have.
+KIND_SETTINGS = {
+    "project": ("llamafarm",),
+    "discover": ("llamafarm",),
+    "context_length": ("ollama",),
+}
+#: Headers that this service or its HTTP client writes itself.
+OWN_HEADERS = frozenset(
+    "accept-encoding connection content-length content-type host transfer-encoding x-no-session "
+    "x-session-id".split()
+)
+
+
 class Integration(Section):
     """A backend."""
 
@@ -114,33 +190,133 @@ class Integration(Section):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
         description="Its name in requests: lower-case letters, digits, `.`, `_` and `-`.",
     )
-    kind: Literal["openai"] = Field("openai", description="The dialect it speaks.")
+    kind: Literal["llamafarm", "ollama", "openai"] = Field(
+        "openai", description="The dialect it speaks: `llamafarm`, `ollama` or `openai`."
+    )
     base_urls: list[HttpUrl] = Field(
         min_length=1,
         max_length=1,
-        description="Where it is. Ends in `/v1`, as is usual for OpenAI-compatible servers.",
+        description="Where it is. Kind `openai`: required, and ends in `/v1` as is usual there. "
+        "Unset for `llamafarm`: http://localhost:14345, for `ollama`: http://localhost:11434.",
+    )
+    project: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)?$",
+        description="Kind `llamafarm`: the project that chats go to, as `namespace/name`. Unset: "
+        "none, as a Universal Runtime and old servers have it.",
+    )
+    discover: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Kind `llamafarm`: a namespace. Each of its projects becomes an integration "
+        "`<id>.<project>`, also those that are made later.",
     )
     api_key: Secret | None = Field(
         None, description="Its key: `{env: NAME}` or `{file: PATH}`, never the key itself."
     )
+    headers: dict[str, str | Secret] = Field(
+        default_factory=dict,
+        description="Further headers of each request: `name: value`, or `name: {env: NAME}` or "
+        "`name: {file: PATH}` for one that is secret.",
+    )
+    tls: Tls = Field(Tls(), description="How the certificate of an `https` backend is checked.")
     default_model: str = Field(
-        "", description="For chats that name no model. Unset: the first model that it lists."
+        "",
+        description="For chats that name no model. Unset: the one that the backend calls its "
+        "default, else the first that it lists.",
     )
     default_embed_model: str = Field(
         "",
         description="For embeddings that name no model. Unset: the first model that it lists "
         "whose name says that it embeds, else the first.",
     )
+    context_length: int | None = Field(
+        None,
+        ge=128,
+        le=100_000_000,
+        description="Kind `ollama`: the tokens of context that every request asks for. Ollama "
+        "loads a model anew when it changes. Unset: what the model was loaded with, else Ollama's "
+        "own default.",
+    )
+    limits: Limits = Field(Limits(), description="How much it is given to do at a time.")
     timeouts: Timeouts = Field(Timeouts(), description="How long a call waits for it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_places(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "base_urls" not in data:
+            url = DEFAULT_URLS.get(str(data.get("kind")))
+            return {**data, "base_urls": [url]} if url else data
+        return data
+
+    @field_validator("base_urls")
+    @classmethod
+    def _plain_urls(cls, urls: list[HttpUrl]) -> list[HttpUrl]:
+        for url in urls:
+            if url.username or url.password:
+                raise ValueError("must not hold a user or password; use api_key or headers")
+            if url.query or url.fragment:
+                raise ValueError("must end with its path, without ? or #")
+        return urls
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _texts_or_secrets(cls, headers: Any) -> Any:
+        # A union's own errors would name both of its types.
+        for name, value in headers.items() if isinstance(headers, Mapping) else ():
+            source = isinstance(value, Mapping) and [key in ("env", "file") for key in value]
+            if not (isinstance(value, str | Secret) or source == [True]):
+                raise ValueError(
+                    f"the value of {name} must be text (quote a number), or either env or file"
+                )
+        return headers
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if name.lower() in OWN_HEADERS:
+                raise ValueError(f"{name} is written by the server itself; leave it out")
+            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+                raise ValueError(f"the value of {name} must be printable ASCII")
+        return headers
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        for name, kinds in KIND_SETTINGS.items():
+            if getattr(self, name) and self.kind not in kinds:
+                raise ValueError(f"{name} is for kind {' or '.join(kinds)}, not {self.kind}")
+        if self.project and self.discover:
+            raise ValueError("project and discover exclude each other; leave one out")
+        if self.kind != "openai" and (path := (self.base_urls[0].path or "").rstrip("/")):
+            raise ValueError(
+                f"base_urls: kind {self.kind} is found at the root of its address; leave {path} "
+                "out, or choose kind openai"
+            )
+        if self.api_key and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("api_key and headers.authorization exclude each other")
+        return self
 
     @property
     def hint(self) -> str:
-        """What to do when nothing listens there, for the backends that are known by their port."""
-        starts = {
-            14345: "is LlamaFarm running? (lf start)",
-            11434: "is Ollama running? (ollama serve)",
+        """What to do when nothing listens there."""
+        return HINTS.get(self.kind) or HINTS.get(self.base_urls[0].port) or "is it running?"
+
+    def read_headers(self) -> dict[str, str]:
+        """What is sent with each request; secrets may be among it.
+
+        Raises:
+            ConfigError: A secret is not where it should be.
+        """
+        headers = {
+            name.lower(): value if isinstance(value, str) else value.read()
+            for name, value in self.headers.items()
         }
-        return starts.get(self.base_urls[0].port or 0, "is it running?")
+        if self.api_key is not None:
+            headers["authorization"] = f"Bearer {self.api_key.read()}"
+        return headers
 
 
 class Embedded(Section):
@@ -179,8 +355,8 @@ class Deadlines(Section):
 
 #: With nothing configured: the backends that the original system looked for.
 DEFAULT_INTEGRATIONS = (
-    {"id": "llamafarm", "base_urls": ["http://localhost:14345/v1"]},
-    {"id": "ollama", "base_urls": ["http://localhost:11434/v1"]},
+    {"id": "llamafarm", "kind": "llamafarm"},
+    {"id": "ollama", "kind": "ollama"},
 )
 
 
@@ -362,7 +538,7 @@ def _may_be_secret(location: tuple[int | str, ...]) -> bool:
     """
     known = _model_of(location).model_fields
     unknown = isinstance(location[-1], str) and location[-1] not in known
-    return unknown or not {"api_key", "base_urls"}.isdisjoint(location)
+    return unknown or not {"api_key", "base_urls", "headers"}.isdisjoint(location)
 
 
 def _model_of(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -158,7 +158,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A conversation to be continued; `extra_path` is the request's path of `extra`."""
+    """A conversation to be continued.
+
+    `extra_path` is the request's path of `extra`; `sampling_fields` are those of what `sampling`
+    holds, where they are not `sampling.…`.
+    """
 
     target: Target
     messages: tuple[Message, ...]
@@ -169,6 +173,7 @@ class ChatCall:
     session_id: str = ""
     extra: JsonObject = field(default_factory=dict)
     extra_path: str = "extra"
+    sampling_fields: tuple[str, ...] = ()
 
     @property
     def image_path(self) -> str | None:
@@ -263,11 +268,26 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A text that the backend retrieved and gave the model; empty or None where it does not say."""
+
+    content: str = ""
+    document: str = ""
+    score: float | None = None
+    metadata: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """The backend's answer is whole."""
+    """The backend's answer is whole.
+
+    `prompt_truncated` says that the backend left a part of the prompt out.
+    """
 
     finish_reason: FinishReason
     usage: Usage
+    sources: tuple[Source, ...] = ()
+    prompt_truncated: bool = False
 
 
 #: What a backend's chat yields: Begun once, then deltas, then Finished once.
@@ -329,7 +349,10 @@ class RouteDecision:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one backend; `reason` is None when it succeeded."""
+    """One try at one backend; `reason` is None when it succeeded.
+
+    `prompt_truncated` says that the backend left a part of the prompt out.
+    """
 
     integration_id: str
     endpoint: str
@@ -337,6 +360,7 @@ class Attempt:
     reason: Reason | None
     latency_ms: float
     time_to_first_token_ms: float = 0.0
+    prompt_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +383,7 @@ class Completed:
     time_to_first_token_ms: float
     latency_ms: float
     attempts: tuple[Attempt, ...]
+    sources: tuple[Source, ...] = ()
 
 
 #: What a chat yields: Started once, then deltas, then Completed once.

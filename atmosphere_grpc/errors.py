@@ -27,6 +27,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     INTEGRATION_NOT_FOUND = "INTEGRATION_NOT_FOUND"
     CAPABILITY_NOT_FOUND = "CAPABILITY_NOT_FOUND"
+    QUEUE_FULL = "QUEUE_FULL"
     BACKEND_BUSY = "BACKEND_BUSY"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     DRAINING = "DRAINING"
@@ -43,6 +44,7 @@ class Reason(StrEnum):
 class Phase(StrEnum):
     """What a call was waiting for when its time was used up."""
 
+    QUEUE = "QUEUE"
     CONNECT = "CONNECT"
     FIRST_TOKEN = "FIRST_TOKEN"  # noqa: S105 - a phase, not a password
     IDLE = "IDLE"
@@ -99,6 +101,12 @@ TABLE: Mapping[Reason, Rule] = {
         False,
         "There is no such capability. The message lists those that exist.",
     ),
+    Reason.QUEUE_FULL: Rule(
+        StatusCode.RESOURCE_EXHAUSTED,
+        True,
+        "As many calls run and wait for the integration as its `limits` allow. Retry after the "
+        "time in `RetryInfo`.",
+    ),
     Reason.BACKEND_BUSY: Rule(
         StatusCode.RESOURCE_EXHAUSTED,
         True,
@@ -119,7 +127,7 @@ TABLE: Mapping[Reason, Rule] = {
         StatusCode.DEADLINE_EXCEEDED,
         False,
         "The caller's or the server's time is used up. `metadata.phase` says while waiting for "
-        "what: CONNECT, FIRST_TOKEN, IDLE (between two tokens) or TOTAL.",
+        "what: QUEUE (its turn), CONNECT, FIRST_TOKEN, IDLE (between two tokens) or TOTAL.",
     ),
     Reason.BACKEND_REJECTED: Rule(
         StatusCode.INVALID_ARGUMENT,

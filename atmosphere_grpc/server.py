@@ -16,21 +16,14 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from atmosphere_grpc.backends.openai import OpenAIBackend
-from atmosphere_grpc.backends.wire import WireSettings
-from atmosphere_grpc.config import Integration as IntegrationSettings
+from atmosphere_grpc.composition import integration_of
 from atmosphere_grpc.config import Settings
-from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
-from atmosphere_grpc.integrations.integration import (
-    Integration,
-    IntegrationSpec,
-    PhaseLimits,
-)
+from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
@@ -133,7 +126,7 @@ class Server:
         await self._grpc.start()
         self._registry.on_change = self._probed.set
         self._registry.start(self._settings.probe_interval)
-        while any(item.state is IntegrationState.UNKNOWN for item in self._registry):
+        while not self._registry.looked_at:
             await self._probed.wait()
             self._probed.clear()
         await self._tell_health()
@@ -209,7 +202,7 @@ async def _start(
     settings: Settings, stack: contextlib.AsyncExitStack, progress: Callable[[str], None]
 ) -> tuple[Server, str]:
     """A server that serves; what it needs is stopped with the stack."""
-    integrations = [_integration(item) for item in settings.effective_integrations]
+    integrations = [integration_of(item) for item in settings.effective_integrations]
     children: Sequence[LlamaServer] = ()
     if settings.embedded.enabled:
         section = settings.embedded
@@ -269,30 +262,6 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
         for unfinished in (task, waiter):
             unfinished.cancel()
         await asyncio.gather(task, waiter, return_exceptions=True)
-
-
-def _integration(settings: IntegrationSettings) -> Integration:
-    headers = {}
-    if settings.api_key is not None:
-        headers["authorization"] = f"Bearer {settings.api_key.read()}"
-    timeouts = settings.timeouts
-    backend = OpenAIBackend(
-        WireSettings(
-            settings.id,
-            str(settings.base_urls[0]),
-            headers=headers,
-            connect_s=timeouts.connect,
-            hint=settings.hint,
-        )
-    )
-    spec = IntegrationSpec(
-        settings.id,
-        settings.kind,
-        settings.default_model,
-        settings.default_embed_model,
-        PhaseLimits(timeouts.connect, timeouts.first_token, timeouts.idle),
-    )
-    return Integration(spec, backend)
 
 
 def _check_free(host: str, port: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model
+from atmosphere_grpc.domain import BackendEvent, Capability, ChatCall, EmbedCall, Embeddings, Model
 
 
 class Backend(Protocol):
@@ -18,6 +18,10 @@ class Backend(Protocol):
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The servers' addresses, each a host and port."""
+        ...
+
+    def lists_all_models(self, capability: Capability) -> bool:
+        """Whether a model that `models` did not name the last time can be ruled out."""
         ...
 
     def chat(

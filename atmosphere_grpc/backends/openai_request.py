@@ -1,12 +1,14 @@
-"""A call as the body of an OpenAI-dialect request."""
+"""A call as the body of an OpenAI-shaped request, for each dialect that has that shape."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import msgspec
 
+from atmosphere_grpc.backends.parameters import Dialect, Draft, Parameter
 from atmosphere_grpc.domain import (
     ChatCall,
     EmbedCall,
@@ -19,7 +21,6 @@ from atmosphere_grpc.domain import (
     Tool,
     ToolMode,
 )
-from atmosphere_grpc.errors import Failure, Reason, Violation
 
 #: Fields of the body that this service writes itself; `extra` must not name them.
 OWN_CHAT_FIELDS = frozenset(
@@ -28,81 +29,117 @@ OWN_CHAT_FIELDS = frozenset(
 )
 OWN_EMBED_FIELDS = frozenset("dimensions encoding_format input model".split())
 
+#: Puts `extra` into a draft, as its dialect wants it.
+AddExtra = Callable[[Draft, ChatCall | EmbedCall], None]
 
-def chat_body(model: str, call: ChatCall) -> bytes:
-    """The JSON of `POST /chat/completions`, always as a stream.
+
+def add_as_it_is(draft: Draft, call: ChatCall | EmbedCall) -> None:
+    """Puts `extra` into a draft field by field: what a server of the OpenAI dialect makes of it."""
+    draft.body.update(call.extra)
+
+
+def chat_body(
+    dialect: Dialect, model: str, call: ChatCall, add_extra: AddExtra = add_as_it_is
+) -> bytes:
+    """The JSON of `POST …/chat/completions`, always as a stream.
 
     Backends stop generating only when a streaming connection closes.
 
     Raises:
-        Failure: A parameter that the dialect has no word for.
+        Failure: A parameter that the dialect does not honour, or a wrong `extra`.
     """
+    draft = Draft(dialect, {"model": model, "messages": [], "stream": True})
+    if dialect is Dialect.OPENAI:  # the others would leave it out, or break on what it brings
+        draft.set("stream_options", {"include_usage": True})
+    check_messages(draft, call)
+    draft.body["messages"] = [_message(message) for message in call.messages]
     if call.session_id:
-        raise Failure(
-            Reason.UNSUPPORTED_PARAMETER,
-            "session_id: a server of the OpenAI dialect keeps no sessions – send the whole "
-            "conversation in messages",
-            violations=[Violation("session_id", "not supported by this integration")],
+        draft.allows(Parameter.SESSION_ID, "session_id")
+    put_sampling(draft, call)
+    put_tools(draft, call)
+    _put_response_format(draft, call)
+    check_own_fields(draft, call, OWN_CHAT_FIELDS)
+    add_extra(draft, call)
+    draft.check()
+    return msgspec.json.encode(draft.body)
+
+
+def embed_body(
+    dialect: Dialect, model: str, call: EmbedCall, add_extra: AddExtra = add_as_it_is
+) -> bytes:
+    """The JSON of `POST …/embeddings`.
+
+    Raises:
+        Failure: A parameter that the dialect does not honour, or a wrong `extra`.
+    """
+    draft = Draft(dialect, {"model": model, "input": call.input, "encoding_format": "float"})
+    if call.dimensions is not None:
+        draft.put(Parameter.DIMENSIONS, call.dimensions, "dimensions")
+    check_own_fields(draft, call, OWN_EMBED_FIELDS)
+    add_extra(draft, call)
+    draft.check()
+    return msgspec.json.encode(draft.body)
+
+
+def check_own_fields(draft: Draft, call: ChatCall | EmbedCall, own: frozenset[str]) -> None:
+    """Notes names in `extra` of what the request has typed fields for."""
+    for name in sorted(own & call.extra.keys()):
+        draft.reject(
+            f"{call.extra_path}.{name}", "is set by the server; use its typed field, if any"
         )
-    _reject_own_fields(call, OWN_CHAT_FIELDS)
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [_message(message) for message in call.messages],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    body.update(_sampling(call.sampling))
-    if call.tools:
-        body["tools"] = [_tool(tool) for tool in call.tools]
+
+
+def check_messages(draft: Draft, call: ChatCall) -> None:
+    """Notes what the messages hold that the dialect has no place for."""
+    for i, message in enumerate(call.messages):
+        if message.name:
+            draft.allows(Parameter.NAME, f"messages[{i}].name")
+        for j, part in enumerate(message.parts):
+            if isinstance(part, Image):
+                by_value = bool(part.data) or part.url.startswith("data:")
+                parameter = Parameter.IMAGE_DATA if by_value else Parameter.IMAGE_URL
+                draft.allows(parameter, f"messages[{i}].parts[{j}].image")
+
+
+def put_sampling(draft: Draft, call: ChatCall) -> None:
+    """Puts what the call says of sampling into a draft."""
+    paths = {path.rpartition(".")[2]: path for path in call.sampling_fields}
+    for parameter, value in _sampling(call.sampling).items():
+        if value is not None:
+            draft.put(parameter, value, paths.get(parameter.value, f"sampling.{parameter.value}"))
+
+
+def put_tools(draft: Draft, call: ChatCall) -> None:
+    """Puts what the model may call, and whether it must, into a draft."""
+    without = call.tool_choice is ToolMode.NONE and not draft.sends(Parameter.TOOL_CHOICE_NONE)
+    if call.tools and not without:
+        draft.put(Parameter.TOOLS, [_tool(tool) for tool in call.tools], "tools")
     match call.tool_choice:
         case None:
             pass
         case ToolMode() as mode:
-            body["tool_choice"] = mode.value
+            parameter = Parameter[f"TOOL_CHOICE_{mode.name}"]
+            draft.put(parameter, mode.value, "tool_choice")
         case NamedTool(name):
-            body["tool_choice"] = {"type": "function", "function": {"name": name}}
+            named = {"type": "function", "function": {"name": name}}
+            draft.put(Parameter.TOOL_CHOICE_NAME, named, "tool_choice")
         case other:
             assert_never(other)
+
+
+def _put_response_format(draft: Draft, call: ChatCall) -> None:
     match call.response_format:
         case None:
             pass
         case JsonObjectFormat():
-            body["response_format"] = {"type": "json_object"}
+            draft.put(Parameter.JSON_OBJECT, {"type": "json_object"}, "response_format")
         case JsonSchemaFormat(name, schema, strict):
-            described: dict[str, Any] = {"name": name, "schema": schema}
+            described = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+            draft.put(Parameter.JSON_SCHEMA, described, "response_format")
             if strict is not None:
-                described["strict"] = strict
-            body["response_format"] = {"type": "json_schema", "json_schema": described}
-        case other_format:
-            assert_never(other_format)
-    body.update(call.extra)
-    return msgspec.json.encode(body)
-
-
-def embed_body(model: str, call: EmbedCall) -> bytes:
-    """The JSON of `POST /embeddings`.
-
-    Raises:
-        Failure: `extra` names a field that the request has itself.
-    """
-    _reject_own_fields(call, OWN_EMBED_FIELDS)
-    body: dict[str, Any] = {"model": model, "input": call.input, "encoding_format": "float"}
-    if call.dimensions is not None:
-        body["dimensions"] = call.dimensions
-    return msgspec.json.encode({**body, **call.extra})
-
-
-def _reject_own_fields(call: ChatCall | EmbedCall, own: frozenset[str]) -> None:
-    if names := sorted(own & call.extra.keys()):
-        raise Failure.invalid(
-            *(
-                Violation(
-                    f"{call.extra_path}.{name}",
-                    "is set by the server; use its typed field, if any",
-                )
-                for name in names
-            )
-        )
+                draft.put(Parameter.STRICT, strict, "response_format.json_schema.strict")
+        case other:
+            assert_never(other)
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -138,20 +175,19 @@ def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _sampling(sampling: Sampling) -> dict[str, Any]:
-    fields = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "max_tokens": sampling.max_tokens,
-        "top_k": sampling.top_k,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop) or None,
-        "logprobs": sampling.logprobs,
-        "top_logprobs": sampling.top_logprobs,
+def _sampling(sampling: Sampling) -> dict[Parameter, Any]:
+    return {
+        Parameter.TEMPERATURE: sampling.temperature,
+        Parameter.TOP_P: sampling.top_p,
+        Parameter.PRESENCE_PENALTY: sampling.presence_penalty,
+        Parameter.FREQUENCY_PENALTY: sampling.frequency_penalty,
+        Parameter.MAX_TOKENS: sampling.max_tokens,
+        Parameter.TOP_K: sampling.top_k,
+        Parameter.SEED: sampling.seed,
+        Parameter.STOP: list(sampling.stop) or None,
+        Parameter.LOGPROBS: sampling.logprobs,
+        Parameter.TOP_LOGPROBS: sampling.top_logprobs,
     }
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

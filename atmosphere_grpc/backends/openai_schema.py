@@ -98,6 +98,18 @@ class UsageChunk(msgspec.Struct):
     completion_tokens_details: CompletionDetails | None = None
 
 
+class Thinking(msgspec.Struct):
+    """`thinking` (LlamaFarm, of a complete answer)."""
+
+    content: str | None = None
+
+
+class ContextUsage(msgspec.Struct):
+    """`x_context_usage` (Universal Runtime, of a complete answer)."""
+
+    truncated: bool | None = None
+
+
 class Chunk(msgspec.Struct):
     """`chat.completion.chunk`, or a complete `chat.completion`."""
 
@@ -107,6 +119,9 @@ class Chunk(msgspec.Struct):
     usage: UsageChunk | None = None
     error: Any = None
     detail: Any = None
+    thinking: Thinking | None = None
+    x_context_usage: ContextUsage | None = None
+    sources: Any = None
 
 
 class Vector(msgspec.Struct):

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from atmosphere_grpc.backends.events import Event
 from atmosphere_grpc.backends.openai_schema import (
+    MALFORMED,
     Alternative,
     Chunk,
     Fragment,
-    Logprobs,
     TokenInfo,
     ToolCallChunk,
     UsageChunk,
 )
+from atmosphere_grpc.backends.sources import read_sources
+from atmosphere_grpc.backends.thinking import ThinkSplitter
 from atmosphere_grpc.domain import (
     Delta,
     Finished,
     FinishReason,
+    Source,
     TokenLogprob,
     ToolCallDelta,
     Usage,
     UsageSource,
 )
+
+log = logging.getLogger(__name__)
 
 FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -35,9 +46,23 @@ class Assembly:
 
     `add` takes chunks in; `take` gives what came since the last time as one
     delta, so that tokens that arrived together leave together.
+
+    Args:
+        splitter: Parts reasoning from the answer where the server does not.
+        max_pieces: With this many pieces the answer was cut by length, though the
+            server may call that a stop; None where it tells.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, splitter: ThinkSplitter | None = None, max_pieces: int | None = None
+    ) -> None:
+        self._splitter = splitter
+        self._max_pieces = max_pieces
+        self._sources: list[Source] = []
+        self._prompt_truncated = False
+        #: Whether the server began anew after it had said why the answer ended; LlamaFarm's does
+        #: when that was its length.
+        self.goes_on = False
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, ToolCallDelta] = {}
@@ -62,15 +87,35 @@ class Assembly:
         """Takes a chunk in. Only the first choice is read, since only one is asked for."""
         if chunk.usage is not None:
             self._usage = chunk.usage
+        if chunk.sources is not None:
+            self._sources.extend(read_sources(chunk.sources))
+        if chunk.x_context_usage is not None:
+            self._prompt_truncated = bool(chunk.x_context_usage.truncated)
+        if chunk.thinking is not None and chunk.thinking.content:
+            self._reasoning.append(chunk.thinking.content)
         for choice in chunk.choices or ():
             if choice.index not in (0, None):
                 continue
-            if (fragment := choice.delta or choice.message) is not None:
+            fragment = choice.delta or choice.message
+            if self._finish_reason is not None:
+                self.goes_on |= fragment is not None and bool(fragment.content)
+                continue
+            if fragment is not None:
                 self._add_fragment(fragment)
             if choice.logprobs is not None:
-                self._logprobs.extend(_logprobs(choice.logprobs))
+                self._logprobs.extend(token_logprobs(choice.logprobs.content or ()))
             if choice.finish_reason:
                 self._finish_reason = FINISH_REASONS.get(choice.finish_reason, FinishReason.OTHER)
+                if self._splitter is not None:
+                    self._add_text(self._splitter.flush())
+
+    def add_other(self, event: Event) -> None:
+        """Takes in an event that is no chunk; only what was retrieved is of interest."""
+        if event.type == b"sources":
+            try:
+                self._sources.extend(read_sources(msgspec.json.decode(event.data)))
+            except MALFORMED:
+                log.debug("an event with sources is not JSON; the answer goes on without them")
 
     def take(self) -> Delta | None:
         """What was added since the last time; None for nothing."""
@@ -90,12 +135,27 @@ class Assembly:
 
     def end(self) -> Finished:
         """The end of a finished answer."""
-        return Finished(self._finish_reason or FinishReason.OTHER, usage(self._usage, self._pieces))
+        reason = self._finish_reason or FinishReason.OTHER
+        full = self._max_pieces is not None and self._pieces >= self._max_pieces
+        if full and reason is FinishReason.STOP:
+            reason = FinishReason.LENGTH
+        return Finished(
+            reason, usage(self._usage, self._pieces), tuple(self._sources), self._prompt_truncated
+        )
+
+    def _add_text(self, parts: tuple[str, str]) -> None:
+        content, reasoning = parts
+        if content:
+            self._content.append(content)
+        if reasoning:
+            self._reasoning.append(reasoning)
 
     def _add_fragment(self, fragment: Fragment) -> None:
         text = fragment.content or fragment.refusal
         reasoning = fragment.reasoning_content or fragment.reasoning
-        if text:
+        if text and self._splitter is not None:
+            self._add_text(self._splitter.feed(text))
+        elif text:
             self._content.append(text)
         if reasoning:
             self._reasoning.append(reasoning)
@@ -161,12 +221,13 @@ def usage(reported: UsageChunk | None, pieces: int = 0) -> Usage:
     )
 
 
-def _logprobs(logprobs: Logprobs) -> list[TokenLogprob]:
+def token_logprobs(tokens: Iterable[TokenInfo]) -> list[TokenLogprob]:
+    """Log probabilities of tokens, each with those of its alternatives."""
     return [
         TokenLogprob(
             *_token(info), tuple(TokenLogprob(*_token(x)) for x in info.top_logprobs or ())
         )
-        for info in logprobs.content or ()
+        for info in tokens
     ]
 
 

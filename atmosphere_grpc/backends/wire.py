@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import MappingProxyType
 
 import aiohttp
 import httpx
@@ -32,6 +34,7 @@ DRAIN_S = 0.05
 #: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
 #: so that a request is not sent into a connection that is being closed.
 KEEP_ALIVE_S = 4.0
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 #: Whether the request that this task sends got a connection that was used before.
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
@@ -57,6 +60,7 @@ class WireSettings:
         headers: Sent with each request; secrets may be among them.
         connect_s: The most seconds a connection may take.
         max_connections: The most connections at a time.
+        tls: What an `https` server is checked against; None: the public authorities.
         hint: What to do when nothing listens there, in a few words.
     """
 
@@ -65,6 +69,7 @@ class WireSettings:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     connect_s: float = 5.0
     max_connections: int = 1024
+    tls: ssl.SSLContext | None = None
     hint: str = ""
 
 
@@ -197,14 +202,14 @@ class Wire:
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
         self._connect_s = settings.connect_s
-        ssl = httpx.create_ssl_context(trust_env=False)
+        tls = settings.tls or httpx.create_ssl_context(trust_env=False)
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
 
         def session() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=ssl
+                    limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls
                 ),
                 # What a server sets for one caller must not be sent for another.
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -215,7 +220,7 @@ class Wire:
             base_url=settings.base_url.rstrip("/") + "/",
             # Compressed answers would have to be bounded twice, and delay tokens.
             headers={"accept-encoding": "identity", **settings.headers},
-            transport=AiohttpTransport(verify=ssl, client=session, trust_env=False),
+            transport=AiohttpTransport(verify=tls, client=session, trust_env=False),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # likewise httpx's own
             follow_redirects=False,
             trust_env=False,
@@ -227,31 +232,50 @@ class Wire:
 
     async def get(self, path: str) -> bytes:
         """The body of a GET."""
-        async with self._exchange("GET", path) as response:
+        async with self._exchange("GET", path, None, {}, math.inf) as response:
             return await _read(self.endpoint, response, MAX_BODY_BYTES)
 
-    async def post(self, path: str, body: bytes, *, connect_s: float) -> bytes:
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        connect_s: float,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> bytes:
         """The body of the answer to a POST of JSON."""
-        async with self._exchange("POST", path, body, connect_s) as response:
+        async with self._exchange("POST", path, body, headers, connect_s) as response:
             return await _read(self.endpoint, response, MAX_BODY_BYTES)
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, body: bytes, *, connect_s: float) -> AsyncIterator[Stream]:
+    async def stream(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        connect_s: float,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> AsyncIterator[Stream]:
         """A POST of JSON whose answer is read as it comes; entered when its headers are there."""
-        async with self._exchange("POST", path, body, connect_s) as response:
+        async with self._exchange("POST", path, body, headers, connect_s) as response:
             yield Stream(self.endpoint, response)
 
     @contextlib.asynccontextmanager
     async def _exchange(
-        self, method: str, path: str, body: bytes | None = None, connect_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        connect_s: float,
     ) -> AsyncIterator[httpx.Response]:
         request = self._client.build_request(
             method,
             path,
             content=body,
-            headers={"content-type": "application/json"} if body else None,
+            headers={"content-type": "application/json", **headers} if body else headers,
             # Only connecting is bounded here; all that follows, by the call's budget.
-            timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s or math.inf)),
+            timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s)),
         )
         with self.endpoint.failures():
             response = await self._send(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 
+import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from atmosphere_grpc.codec.requests import Page, encode_token
@@ -24,6 +25,7 @@ from atmosphere_grpc.domain import (
     ModelState,
     RouteDecision,
     RouteMethod,
+    Source,
     Started,
     TestResult,
     TokenLogprob,
@@ -87,6 +89,7 @@ def encode_chat(event: ChatEvent) -> chat_pb2.ChatResponse:
                     time_to_first_token_ms=event.time_to_first_token_ms,
                     latency_ms=event.latency_ms,
                     attempts=_attempts(event.attempts),
+                    sources=_sources(event.sources),
                 )
             )
 
@@ -101,6 +104,7 @@ def encode_execute(result: ExecuteResult, node_id: str) -> execution_pb2.Execute
             usage=_usage(outcome.completed.usage),
             finish_reason=_FINISH[outcome.completed.finish_reason],
             integration_id=outcome.started.integration_id,
+            sources=_sources(outcome.completed.sources),
         )
         attempts = outcome.completed.attempts
     else:
@@ -279,8 +283,21 @@ def _attempts(attempts: tuple[Attempt, ...]) -> list[chat_pb2.Attempt]:
             reason=attempt.reason.value if attempt.reason else "",
             latency_ms=attempt.latency_ms,
             time_to_first_token_ms=attempt.time_to_first_token_ms,
+            prompt_truncated=attempt.prompt_truncated,
         )
         for attempt in attempts
+    ]
+
+
+def _sources(sources: tuple[Source, ...]) -> list[chat_pb2.Source]:
+    return [
+        chat_pb2.Source(
+            content=source.content,
+            document=source.document,
+            score=source.score,
+            metadata_json=msgspec.json.encode(source.metadata).decode() if source.metadata else "",
+        )
+        for source in sources
     ]
 
 

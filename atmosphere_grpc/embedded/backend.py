@@ -8,7 +8,15 @@ from dataclasses import replace
 
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
-from atmosphere_grpc.domain import BackendEvent, ChatCall, EmbedCall, Embeddings, Model, Sampling
+from atmosphere_grpc.domain import (
+    BackendEvent,
+    Capability,
+    ChatCall,
+    EmbedCall,
+    Embeddings,
+    Model,
+    Sampling,
+)
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 from atmosphere_grpc.errors import Failure, Reason
 
@@ -37,6 +45,10 @@ class EmbeddedBackend:
         """The hosts and ports of the children that run."""
         addresses = (child.address for child in self._children.values())
         return tuple(address.removeprefix("http://") for address in addresses if address)
+
+    def lists_all_models(self, capability: Capability) -> bool:
+        """It has the children's models and no others."""
+        return True
 
     async def chat(
         self, model: str, call: ChatCall, *, connect_s: float

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from atmosphere_grpc.domain import (
     Attempt,
@@ -48,11 +49,24 @@ class Clock:
         if not self.first_token_ms:
             self.first_token_ms = self.elapsed_ms
 
-    def attempt(self, integration: Integration, model: str, reason: Reason | None) -> Attempt:
+    def attempt(
+        self,
+        integration: Integration,
+        model: str,
+        reason: Reason | None,
+        *,
+        prompt_truncated: bool = False,
+    ) -> Attempt:
         """What came of the attempt, up to now."""
         endpoint = next(iter(integration.backend.endpoints), "")
         return Attempt(
-            integration.spec.id, endpoint, model, reason, self.elapsed_ms, self.first_token_ms
+            integration.spec.id,
+            endpoint,
+            model,
+            reason,
+            self.elapsed_ms,
+            self.first_token_ms,
+            prompt_truncated,
         )
 
 
@@ -65,16 +79,20 @@ async def attempt_chat(
         Failure: The backend failed or the time was used up; its metadata says where.
     """
     clock = Clock()
-    limits = integration.spec.limits
+    timeouts = integration.spec.timeouts
     name = f'integration "{integration.spec.id}"'
     call_first_token_ms = 0.0
     called = False
-    wait, limit_s, what = Phase.FIRST_TOKEN, limits.first_token_s, f"the first token of {name}"
+    wait, limit_s, what = Phase.FIRST_TOKEN, timeouts.first_token_s, f"the first token of {name}"
     try:
-        events = integration.backend.chat(
-            route.model, call, connect_s=_connect_s(integration, budget)
-        )
-        async with aclosing(events):
+        async with (
+            _turn(integration, budget),
+            aclosing(
+                integration.backend.chat(
+                    route.model, call, connect_s=_connect_s(integration, budget)
+                )
+            ) as events,
+        ):
             while True:
                 async with budget.within(wait, limit_s, what):
                     event = await anext(events)
@@ -92,15 +110,22 @@ async def attempt_chat(
                         if wait is Phase.FIRST_TOKEN:
                             clock.first_token()
                             call_first_token_ms = budget.elapsed_ms
-                            wait, limit_s = Phase.IDLE, limits.idle_s
+                            wait, limit_s = Phase.IDLE, timeouts.idle_s
                             what = f"the next token of {name}"
                         yield event
-                    case Finished(finish_reason, usage):
+                    case Finished(finish_reason, usage, sources, prompt_truncated):
                         if not called and _demands_a_call(call, finish_reason):
                             raise _tool_choice_ignored(name)
-                        attempt = clock.attempt(integration, route.model, None)
+                        attempt = clock.attempt(
+                            integration, route.model, None, prompt_truncated=prompt_truncated
+                        )
                         yield Completed(
-                            finish_reason, usage, call_first_token_ms, budget.elapsed_ms, (attempt,)
+                            finish_reason,
+                            usage,
+                            call_first_token_ms,
+                            budget.elapsed_ms,
+                            (attempt,),
+                            sources,
                         )
                         return
     except Failure as failure:
@@ -134,7 +159,10 @@ async def attempt_embed(
     clock = Clock()
     what = f'the vectors of integration "{integration.spec.id}"'
     try:
-        async with budget.within(Phase.FIRST_TOKEN, integration.spec.limits.first_token_s, what):
+        async with (
+            _turn(integration, budget),
+            budget.within(Phase.FIRST_TOKEN, integration.spec.timeouts.first_token_s, what),
+        ):
             embeddings = await integration.backend.embed(
                 route.model, call, connect_s=_connect_s(integration, budget)
             )
@@ -144,8 +172,20 @@ async def attempt_embed(
     return EmbedResult(embeddings, route, (clock.attempt(integration, route.model, None),))
 
 
+@asynccontextmanager
+async def _turn(integration: Integration, budget: Budget) -> AsyncGenerator[None, None]:
+    """A permit of the integration, waited for as long as the call has time."""
+    async with AsyncExitStack() as permit:
+        what = f'a turn at integration "{integration.spec.id}"'
+        async with budget.within(Phase.QUEUE, math.inf, what):
+            await permit.enter_async_context(integration.limiter.permit())
+        yield
+
+
 def _connect_s(integration: Integration, budget: Budget) -> float:
-    return max(0.001, min(integration.spec.limits.connect_s, budget.remaining_s - CONNECT_MARGIN_S))
+    return max(
+        0.001, min(integration.spec.timeouts.connect_s, budget.remaining_s - CONNECT_MARGIN_S)
+    )
 
 
 def _say_where(failure: Failure, integration: Integration, route: RouteDecision) -> None:

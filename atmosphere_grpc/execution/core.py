@@ -132,12 +132,17 @@ class Execution:
                 ListedModel(integration.spec.id, model, model.id == default)
                 for model in integration.models
             ]
+        unavailable += [
+            Unavailable(status.id, status.error, status.reason)
+            for status in self._registry.unfound
+            if status.reason is not None and not integration_id
+        ]
         models.sort(key=lambda item: (item.integration_id, item.model.id))
         return ModelList(tuple(models), tuple(unavailable))
 
     def list_integrations(self) -> tuple[IntegrationStatus, ...]:
         """How every integration is doing, by its last probe."""
-        return tuple(item.status for item in self._registry)
+        return (*(item.status for item in self._registry), *self._registry.unfound)
 
     async def _decide(
         self, target: Target, capability: Capability, budget: Budget
@@ -165,6 +170,7 @@ def _candidates(asked: list[Integration], capability: Capability) -> list[Candid
             item.state,
             item.models,
             item.model_for(capability),
+            item.backend.lists_all_models(capability),
             item.status.error if item.state is IntegrationState.DOWN else "",
         )
         for item in asked

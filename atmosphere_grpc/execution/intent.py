@@ -25,7 +25,14 @@ def as_chat(call: ExecuteCall) -> ChatCall:
         messages = (Message("user", _text(call.prompt, call, "kwargs.prompt or kwargs.messages")),)
     if call.system is not None:
         messages = (Message("system", call.system), *messages)
-    return ChatCall(call.target, messages, call.sampling, extra=call.extra, extra_path=EXTRA_PATH)
+    return ChatCall(
+        call.target,
+        messages,
+        call.sampling,
+        extra=call.extra,
+        extra_path=EXTRA_PATH,
+        sampling_fields=call.sampling_fields,
+    )
 
 
 def as_embed(call: ExecuteCall) -> EmbedCall:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.domain import Capability, IntegrationState, IntegrationStatus, Model
 from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.integrations.limiter import Limiter
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +19,20 @@ EMBEDDING_NAMES = ("embed", "minilm", "bge-", "gte-", "e5-")
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseLimits:
-    """How long a call may wait for an integration, in seconds."""
+class Timeouts:
+    """How long a call waits for an integration, phase by phase, in seconds."""
 
     connect_s: float = 5.0
     first_token_s: float = 120.0
     idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many calls an integration is given at a time, and how many wait."""
+
+    max_concurrency: int = 256
+    max_queue: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,8 @@ class IntegrationSpec:
     kind: str
     default_model: str = ""
     default_embed_model: str = ""
-    limits: PhaseLimits = PhaseLimits()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
 
 
 class Integration:
@@ -47,6 +57,7 @@ class Integration:
         self.spec = spec
         self.backend = backend
         self.models: tuple[Model, ...] = ()
+        self.limiter = Limiter(spec.id, spec.limits.max_concurrency, spec.limits.max_queue)
         self._status = IntegrationStatus(
             spec.id, spec.kind, IntegrationState.UNKNOWN, backend.endpoints
         )
@@ -66,6 +77,11 @@ class Integration:
     def state(self) -> IntegrationState:
         """Whether it is usable, by the last time it was asked."""
         return self._status.state
+
+    async def retire(self) -> None:
+        """Closes the backend once its last call is done."""
+        await self.limiter.idle()
+        await self.backend.aclose()
 
     async def refresh(self, timeout_s: float) -> tuple[Model, ...]:
         """Asks for its models, and notes how it is doing.

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import difflib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
-from atmosphere_grpc.domain import IntegrationState
+from atmosphere_grpc.domain import IntegrationState, IntegrationStatus
 from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.integrations.discovery import Discovery
 from atmosphere_grpc.integrations.integration import Integration
 
 #: How long an integration may take to answer a probe, in seconds.
@@ -20,38 +22,66 @@ class Registry:
     """The integrations, the preferred one first.
 
     Args:
-        integrations: In the order of the configuration.
+        entries: In the order of the configuration; a discovery stands where what it finds goes.
         on_change: Called after each probe.
     """
 
     def __init__(
         self,
-        integrations: Sequence[Integration],
+        entries: Sequence[Integration | Discovery],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self._integrations = {item.spec.id: item for item in integrations}
-        self._wake = {item.spec.id: asyncio.Event() for item in integrations}
+        self._entries = tuple(entries)
         self.on_change = on_change
-        self._tasks: list[asyncio.Task[None]] = []
+        self._interval_s = 0.0
+        self._wake: dict[str, asyncio.Event] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Integration]:
-        return iter(self._integrations.values())
+        for entry in self._entries:
+            if isinstance(entry, Discovery):
+                yield from entry.found.values()
+            else:
+                yield entry
 
     @property
     def usable(self) -> bool:
         """Whether at least one integration is up."""
         return any(item.state is IntegrationState.UP for item in self)
 
+    @property
+    def looked_at(self) -> bool:
+        """Whether everything was probed at least once."""
+        states = [
+            *(item.state for item in self),
+            *(item.status.state for item in self._discoveries),
+        ]
+        return IntegrationState.UNKNOWN not in states
+
+    @property
+    def unfound(self) -> tuple[IntegrationStatus, ...]:
+        """The discoveries that have found nothing yet, and why."""
+        return tuple(item.status for item in self._discoveries if not item.found)
+
+    @property
+    def _discoveries(self) -> list[Discovery]:
+        return [entry for entry in self._entries if isinstance(entry, Discovery)]
+
     def get(self, integration_id: str) -> Integration:
         """The integration of that id.
 
         Raises:
-            Failure: INTEGRATION_NOT_FOUND, with the nearest ids.
+            Failure: INTEGRATION_NOT_FOUND, with the nearest ids; or why nothing was found
+                under that id.
         """
-        if (found := self._integrations.get(integration_id)) is not None:
+        known = {item.spec.id: item for item in self}
+        if (found := known.get(integration_id)) is not None:
             return found
-        known = list(self._integrations)
-        near = difflib.get_close_matches(integration_id, known, n=3) or known[:10]
+        for status in self.unfound:
+            if status.id == integration_id and status.reason is not None:
+                raise Failure(status.reason, status.error)
+        near = difflib.get_close_matches(integration_id, known, n=3) or list(known)[:10]
         raise Failure(
             Reason.INTEGRATION_NOT_FOUND,
             f'integration_id: there is no integration "{integration_id[:64]}"; '
@@ -64,31 +94,43 @@ class Registry:
 
     def wake(self, integration_id: str) -> None:
         """Has an integration probed at once, since something may have changed."""
-        self._wake[integration_id].set()
+        if (wake := self._wake.get(integration_id)) is not None:
+            wake.set()
 
     def start(self, interval_s: float) -> None:
         """Begins to probe every integration, now and then every `interval_s` or so."""
-        self._tasks = [
-            asyncio.create_task(self._probe(item, interval_s), name=f"probe {item.spec.id}")
-            for item in self
-        ]
+        self._interval_s = interval_s
+        for entry in self._entries:
+            if isinstance(entry, Discovery):
+                self._watch(entry.id, partial(self._discover, entry))
+            else:
+                self._watch(entry.spec.id, partial(self._ask, entry))
 
     async def aclose(self) -> None:
         """Ends the probes and closes the backends."""
-        for task in self._tasks:
+        tasks = [*self._probes.values(), *self._retiring]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for entry in self._discoveries:
+            await entry.aclose()
         for item in self:
             await item.backend.aclose()
 
-    async def _probe(self, item: Integration, interval_s: float) -> None:
-        wake = self._wake[item.spec.id]
+    def _watch(self, name: str, look: Callable[[], Awaitable[object]]) -> None:
+        self._wake[name] = asyncio.Event()
+        self._probes[name] = asyncio.create_task(
+            self._keep_looking(name, look), name=f"probe {name}"
+        )
+
+    async def _keep_looking(self, name: str, look: Callable[[], Awaitable[object]]) -> None:
+        wake = self._wake[name]
         while True:
             wake.clear()
-            await self._ask(item)
+            await look()
             self.on_change()
             # Jittered, so that several servers do not ask a backend in step.
-            pause = interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrecy
+            pause = self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrecy
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await wake.wait()
@@ -99,3 +141,14 @@ class Registry:
         except Failure as failure:
             return failure
         return None
+
+    async def _discover(self, entry: Discovery) -> None:
+        new, gone = await entry.look(PROBE_TIMEOUT_S)
+        for item in new:
+            self._watch(item.spec.id, partial(self._ask, item))
+        for item in gone:
+            self._probes.pop(item.spec.id).cancel()
+            self._wake.pop(item.spec.id)
+            task = asyncio.create_task(item.retire(), name=f"retire {item.spec.id}")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)

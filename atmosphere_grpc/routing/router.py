@@ -33,6 +33,7 @@ class Candidate:
         id: Its id.
         state: Whether it is usable.
         models: What it offers; empty where it does not say or was not reached.
+        lists_all: Whether it has no others.
         default: The model for a request that names none; empty for none.
         error: Why it is not usable.
     """
@@ -41,16 +42,21 @@ class Candidate:
     state: IntegrationState
     models: tuple[Model, ...]
     default: str
+    lists_all: bool = False
     error: str = ""
 
+    def lists(self, model: str) -> bool:
+        """Whether it is known to have a model."""
+        return model == self.default or any(m.id == model for m in self.models)
+
     def has(self, model: str) -> bool:
-        """Whether a model can be asked for here; one that lists no models may have any."""
-        return not self.models or model == self.default or any(m.id == model for m in self.models)
+        """Whether a model can be asked for here; one that does not list all may have any."""
+        return self.lists(model) or not self.lists_all
 
     def known_to_have(self, model: str) -> bool:
         """Likewise, but one that is down and has never said what it has counts for nothing."""
         silent = not self.models and self.state is IntegrationState.DOWN
-        return self.has(model) and (not silent or model == self.default)
+        return self.lists(model) or (self.has(model) and not silent)
 
     def lacks(self, capability: Capability, model: str) -> bool:
         """Whether it is known that a model has no such capability."""
@@ -90,7 +96,14 @@ def decide(
         Failure: MODEL_NOT_FOUND, CAPABILITY_UNSUPPORTED, or BACKEND_UNAVAILABLE where
             no integration could say what it has.
     """
-    ranked = sorted(candidates, key=lambda item: PREFERENCE.index(item.state))
+    # Among equals, those that are known to have the model come before those that may.
+    ranked = sorted(
+        candidates,
+        key=lambda item: (
+            PREFERENCE.index(item.state),
+            bool(target.model) and not item.lists(target.model),
+        ),
+    )
     fitting = [item for item in ranked if not target.model or item.has(target.model)]
     if target.model and any(item.models for item in ranked):
         # One that is down and never said what it has is no place to look for a name while
@@ -143,7 +156,7 @@ def _why(target: Target, capability: Capability, chosen: Candidate) -> str:
     """Why an integration that the request does not name was chosen."""
     fits = f"can {capability.value}"
     if target.model:
-        fits = "has it" if chosen.models else "may have it"
+        fits = "has it" if chosen.lists(target.model) else "may have it"
     if chosen.state is IntegrationState.UP:
         return f"integration {chosen.id} is the first usable one that {fits}"
     state = chosen.state.value

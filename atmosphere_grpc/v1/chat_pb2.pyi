@@ -962,6 +962,7 @@ class Completed(_message.Message):
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     time_to_first_token_ms: _builtins.float
@@ -978,6 +979,12 @@ class Completed(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """What was tried, in order; the last one answered."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]:
+        """What the backend retrieved and gave the model, where it says so (LlamaFarm,
+        with `include_sources` in `extra`).
+        """
+
     def __init__(
         self,
         *,
@@ -986,14 +993,51 @@ class Completed(_message.Message):
         time_to_first_token_ms: _builtins.float = ...,
         latency_ms: _builtins.float = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        sources: _abc.Iterable[Global___Source] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "time_to_first_token_ms", b"time_to_first_token_ms", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "sources", b"sources", "time_to_first_token_ms", b"time_to_first_token_ms", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completed: _TypeAlias = Completed  # noqa: Y015
+
+@_typing.final
+class Source(_message.Message):
+    """A text that the backend retrieved and gave the model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The text."""
+    document: _builtins.str
+    """The document that it comes from. Unset: the backend does not say."""
+    score: _builtins.float
+    """How well it fits, on the backend's own scale. Unset: it does not say."""
+    metadata_json: _builtins.str
+    """What else the backend says of it: JSON text of an object. Unset: nothing."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        document: _builtins.str = ...,
+        score: _builtins.float | None = ...,
+        metadata_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "content", b"content", "document", b"document", "metadata_json", b"metadata_json", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Source: _TypeAlias = Source  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -1108,6 +1152,7 @@ class Attempt(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    PROMPT_TRUNCATED_FIELD_NUMBER: _builtins.int
     integration_id: _builtins.str
     """The integration tried."""
     endpoint: _builtins.str
@@ -1122,6 +1167,10 @@ class Attempt(_message.Message):
     """Milliseconds that it took."""
     time_to_first_token_ms: _builtins.float
     """Milliseconds from its start to its first delta. 0 when there was none."""
+    prompt_truncated: _builtins.bool
+    """Whether the backend is known to have left a part of the prompt out, since
+    its context holds no more.
+    """
     def __init__(
         self,
         *,
@@ -1132,10 +1181,11 @@ class Attempt(_message.Message):
         reason: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
         time_to_first_token_ms: _builtins.float = ...,
+        prompt_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "integration_id", b"integration_id", "latency_ms", b"latency_ms", "model", b"model", "reason", b"reason", "status_code", b"status_code", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "integration_id", b"integration_id", "latency_ms", b"latency_ms", "model", b"model", "prompt_truncated", b"prompt_truncated", "reason", b"reason", "status_code", b"status_code", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

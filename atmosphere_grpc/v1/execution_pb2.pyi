@@ -192,6 +192,7 @@ class ExecutionData(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered, as the backend names it."""
     finish_reason: _chat_pb2.FinishReason.ValueType
@@ -210,6 +211,10 @@ class ExecutionData(_message.Message):
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """The vectors. Set for `embed`."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Source]:
+        """What the backend retrieved and gave the model, where it says so."""
+
     def __init__(
         self,
         *,
@@ -219,10 +224,11 @@ class ExecutionData(_message.Message):
         finish_reason: _chat_pb2.FinishReason.ValueType = ...,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         integration_id: _builtins.str = ...,
+        sources: _abc.Iterable[_chat_pb2.Source] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "finish_reason", b"finish_reason", "integration_id", b"integration_id", "message", b"message", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "finish_reason", b"finish_reason", "integration_id", b"integration_id", "message", b"message", "model", b"model", "sources", b"sources", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,7 +638,7 @@ class Integration(_message.Message):
     id: _builtins.str
     """Its id, as requests name it."""
     kind: _builtins.str
-    """Its dialect: `openai` or `embedded`."""
+    """Its dialect: `llamafarm`, `ollama`, `openai` or `embedded`."""
     state: Global___IntegrationState.ValueType
     """Whether it is usable, by the last probe."""
     latency_ms: _builtins.float

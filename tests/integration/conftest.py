@@ -25,7 +25,7 @@ from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.start import find_children, running
-from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, PhaseLimits
+from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, Timeouts
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.server import Server
 from atmosphere_grpc.v1 import chat_pb2
@@ -88,13 +88,15 @@ def openai(
     base_url: str,
     integration_id: str = "fake",
     *,
-    limits: PhaseLimits | None = None,
+    timeouts: Timeouts | None = None,
     default_model: str = "",
 ) -> Integration:
     """An integration of the OpenAI dialect."""
-    limits = limits or PhaseLimits()
-    wire = WireSettings(integration_id, base_url, connect_s=limits.connect_s, hint="is it running?")
-    spec = IntegrationSpec(integration_id, "openai", default_model, limits=limits)
+    timeouts = timeouts or Timeouts()
+    wire = WireSettings(
+        integration_id, base_url, connect_s=timeouts.connect_s, hint="is it running?"
+    )
+    spec = IntegrationSpec(integration_id, "openai", default_model, timeouts=timeouts)
     return Integration(spec, OpenAIBackend(wire))
 
 

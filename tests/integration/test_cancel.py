@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from atmosphere_client import AsyncAtmosphereClient, CallCancelledError
-from atmosphere_grpc.integrations.integration import PhaseLimits
+from atmosphere_grpc.integrations.integration import Timeouts
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionStub
 from tests.fakes import (
@@ -191,7 +191,7 @@ async def test_a_list_is_cancelled(served: Served, fake: FakeServer) -> None:
 async def test_a_call_is_cancelled_while_it_connects(tmp_path: Path) -> None:
     with unanswering() as address:
         integration = openai(
-            f"http://{address}/v1", limits=PhaseLimits(connect_s=0.2), default_model=MODEL
+            f"http://{address}/v1", timeouts=Timeouts(connect_s=0.2), default_model=MODEL
         )
         async with serving(tmp_path, integration) as served:
             before = tasks()

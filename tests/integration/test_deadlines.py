@@ -12,7 +12,7 @@ import pytest
 
 from atmosphere_grpc.config import Deadlines
 from atmosphere_grpc.integrations import registry
-from atmosphere_grpc.integrations.integration import PhaseLimits
+from atmosphere_grpc.integrations.integration import Timeouts
 from atmosphere_grpc.interceptors.envelope import LAST_BOUND_S
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import MODEL, FakeServer, Pause, Reply, Stall, event, text
@@ -68,12 +68,12 @@ class Case:
     phase: str
     says: str
     sent: str = ""
-    limits: PhaseLimits = field(default_factory=lambda: PhaseLimits(LONG_S, LONG_S, LONG_S))
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(LONG_S, LONG_S, LONG_S))
     deadlines: Deadlines = field(default_factory=Deadlines)
     timeout: float | None = LONG_S
 
 
-FIRST, IDLE = PhaseLimits(LONG_S, LIMIT_S, LONG_S), PhaseLimits(LONG_S, LONG_S, LIMIT_S)
+FIRST, IDLE = Timeouts(LONG_S, LIMIT_S, LONG_S), Timeouts(LONG_S, LONG_S, LIMIT_S)
 DEFAULT, MAXIMUM = Deadlines(default=LIMIT_S), Deadlines(default=LIMIT_S, maximum=LIMIT_S)
 OWN, CALLERS = "within its limit of 0.3 s", "the caller's deadline of 0."
 SERVERS, AT_MOST = (
@@ -82,17 +82,17 @@ SERVERS, AT_MOST = (
 )
 
 CASES = {
-    "no headers, the integration's": Case(NOTHING, "FIRST_TOKEN", OWN, limits=FIRST),
+    "no headers, the integration's": Case(NOTHING, "FIRST_TOKEN", OWN, timeouts=FIRST),
     "no headers, the caller's": Case(NOTHING, "FIRST_TOKEN", CALLERS, timeout=LIMIT_S),
     "no headers, the server's": Case(
         NOTHING, "FIRST_TOKEN", SERVERS, deadlines=DEFAULT, timeout=None
     ),
-    "no token, the integration's": Case(HEADERS, "FIRST_TOKEN", OWN, limits=FIRST),
+    "no token, the integration's": Case(HEADERS, "FIRST_TOKEN", OWN, timeouts=FIRST),
     "no token, the caller's": Case(HEADERS, "FIRST_TOKEN", CALLERS, timeout=LIMIT_S),
     "no token, the server's": Case(
         HEADERS, "FIRST_TOKEN", SERVERS, deadlines=DEFAULT, timeout=None
     ),
-    "no second token, the integration's": Case(ONE_TOKEN, "IDLE", OWN, "a", limits=IDLE),
+    "no second token, the integration's": Case(ONE_TOKEN, "IDLE", OWN, "a", timeouts=IDLE),
     "no second token, the caller's": Case(ONE_TOKEN, "TOTAL", CALLERS, "a", timeout=LIMIT_S),
     "no second token, the server's": Case(
         ONE_TOKEN, "TOTAL", SERVERS, "a", deadlines=DEFAULT, timeout=None
@@ -151,7 +151,7 @@ async def test_a_chat_says_which_phase_used_whose_time_up(
 ) -> None:
     fake.always(CHAT_PATH, case.reply)
     heard = Heard()
-    integration = openai(fake.base_url, limits=case.limits)
+    integration = openai(fake.base_url, timeouts=case.timeouts)
     async with serving(tmp_path, integration, deadlines=case.deadlines) as served:
         failure = await timed_out(
             lambda: served.stub.Chat(chat_request(), timeout=case.timeout), heard
@@ -176,7 +176,7 @@ async def test_a_host_that_does_not_answer_is_told_as_connecting(
         address = stack.enter_context(unanswering())
         integration = openai(
             f"http://{address}/v1",
-            limits=PhaseLimits(connect_s=connect_s),
+            timeouts=Timeouts(connect_s=connect_s),
             default_model=MODEL,  # there is none to be asked for
         )
         async with serving(tmp_path, integration) as served:
@@ -192,7 +192,7 @@ async def test_a_host_that_accepts_and_says_nothing_is_told_as_the_first_token(
 ) -> None:
     monkeypatch.setattr(registry, "PROBE_TIMEOUT_S", 0.1)
     with accepting() as address:
-        integration = openai(f"http://{address}/v1", limits=FIRST, default_model=MODEL)
+        integration = openai(f"http://{address}/v1", timeouts=FIRST, default_model=MODEL)
         async with serving(tmp_path, integration) as served:
             failure = await timed_out(lambda: served.stub.Chat(chat_request()), Heard())
     assert failure.metadata["phase"] == "FIRST_TOKEN"
@@ -216,7 +216,7 @@ async def test_a_test_that_takes_too_long_says_so_in_its_answer(
     fake: FakeServer, tmp_path: Path
 ) -> None:
     fake.always(CHAT_PATH, ONE_TOKEN)
-    async with serving(tmp_path, openai(fake.base_url, limits=IDLE)) as served:
+    async with serving(tmp_path, openai(fake.base_url, timeouts=IDLE)) as served:
         request = execution_pb2.TestIntegrationRequest(integration_id="fake")
         tested = await served.stub.TestIntegration(request)
     assert (tested.success, tested.error_reason) == (False, "DEADLINE_EXCEEDED")

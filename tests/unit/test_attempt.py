@@ -61,6 +61,9 @@ class Scripted:
     async def models(self) -> tuple[Model, ...]:
         return (Model("m"),)
 
+    def lists_all_models(self, capability: Capability) -> bool:
+        return True
+
     async def aclose(self) -> None:
         pass
 

@@ -43,7 +43,7 @@ from atmosphere_grpc.domain import (
 from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.execution.budget import Budget, Deadlines
 from atmosphere_grpc.execution.core import Execution
-from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, PhaseLimits
+from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, Timeouts
 from atmosphere_grpc.integrations.registry import Registry
 
 USAGE = Usage(3, 4, 7, source=UsageSource.REPORTED)
@@ -99,12 +99,15 @@ class Backend:
             raise self.down
         return self.listed
 
+    def lists_all_models(self, capability: Capability) -> bool:
+        return bool(self.listed)
+
     async def aclose(self) -> None:
         raise NotImplementedError
 
 
-def execution(limits: PhaseLimits = PhaseLimits(), **backends: Backend) -> Execution:  # noqa: B008
-    specs = {name: IntegrationSpec(name, "openai", limits=limits) for name in backends}
+def execution(timeouts: Timeouts = Timeouts(), **backends: Backend) -> Execution:  # noqa: B008
+    specs = {name: IntegrationSpec(name, "openai", timeouts=timeouts) for name in backends}
     return Execution(Registry([Integration(specs[name], backends[name]) for name in backends]))
 
 
@@ -220,18 +223,18 @@ async def test_a_cancelled_embedding_is_cancelled() -> None:
 @pytest.mark.parametrize(
     ("before", "limits", "seconds", "phase"),
     [
-        ((), PhaseLimits(first_token_s=0.01), None, "FIRST_TOKEN"),
-        ((Begun(),), PhaseLimits(first_token_s=0.01), None, "FIRST_TOKEN"),  # no token yet
-        ((Begun(), Delta("H")), PhaseLimits(idle_s=0.01), None, "IDLE"),
-        ((), PhaseLimits(), 0.02, "FIRST_TOKEN"),
-        ((Begun(), Delta("H")), PhaseLimits(), 0.02, "TOTAL"),
+        ((), Timeouts(first_token_s=0.01), None, "FIRST_TOKEN"),
+        ((Begun(),), Timeouts(first_token_s=0.01), None, "FIRST_TOKEN"),  # no token yet
+        ((Begun(), Delta("H")), Timeouts(idle_s=0.01), None, "IDLE"),
+        ((), Timeouts(), 0.02, "FIRST_TOKEN"),
+        ((Begun(), Delta("H")), Timeouts(), 0.02, "TOTAL"),
     ],
 )
 async def test_time_that_is_used_up_is_told_with_its_phase_and_stops_the_backend(
-    before: tuple[BackendEvent, ...], limits: PhaseLimits, seconds: float | None, phase: str
+    before: tuple[BackendEvent, ...], timeouts: Timeouts, seconds: float | None, phase: str
 ) -> None:
     backend = Backend("llama", script=(*before, None))
-    of = execution(limits, a=backend)
+    of = execution(timeouts, a=backend)
     failed = await failure(of.execute(ExecuteCall(Target(), "Hello"), budget(seconds)))
     assert failed.reason is Reason.DEADLINE_EXCEEDED
     assert failed.metadata == {"phase": phase, "integration_id": "a", "model": "llama"}

@@ -64,6 +64,9 @@ class Backend:
             models.append(answer)
         return tuple(models)
 
+    def lists_all_models(self, capability: Capability) -> bool:
+        return bool(self.answers)
+
     async def aclose(self) -> None:
         self.closed = True
 

@@ -15,6 +15,7 @@ from atmosphere_grpc.backends.openai_request import (
     chat_body,
     embed_body,
 )
+from atmosphere_grpc.backends.parameters import Dialect
 from atmosphere_grpc.domain import (
     ChatCall,
     EmbedCall,
@@ -50,7 +51,7 @@ SAMPLING: dict[str, Any] = {
 
 
 def body(call: ChatCall = CALL, **changes: Any) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(chat_body("m", replace(call, **changes)))
+    decoded: dict[str, Any] = json.loads(chat_body(Dialect.OPENAI, "m", replace(call, **changes)))
     return decoded
 
 
@@ -92,7 +93,9 @@ def test_false_is_a_value() -> None:
 
 def test_numbers_keep_their_kind_and_all_their_digits() -> None:
     sampling = Sampling(temperature=0.7, max_tokens=16, seed=2**62 + 1, top_k=1)
-    text = chat_body("m", replace(CALL, sampling=sampling, extra={"n_ctx": 4096, "x": 0.1}))
+    text = chat_body(
+        Dialect.OPENAI, "m", replace(CALL, sampling=sampling, extra={"n_ctx": 4096, "x": 0.1})
+    )
     for part in (
         b'"temperature":0.7,',
         b'"max_tokens":16,',
@@ -173,7 +176,7 @@ def test_a_tool_has_its_schema_as_it_was_and_only_what_is_set() -> None:
         },
         {"type": "function", "function": {"name": "none", "parameters": {}}},
     ]
-    assert b'"maximum":5}' in chat_body("m", replace(CALL, tools=tools))
+    assert b'"maximum":5}' in chat_body(Dialect.OPENAI, "m", replace(CALL, tools=tools))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_extra_fields_are_sent_as_they_are() -> None:
 @pytest.mark.parametrize("name", sorted(OWN_CHAT_FIELDS))
 def test_extra_cannot_set_a_field_of_the_chat_itself(name: str) -> None:
     with pytest.raises(Failure) as caught:
-        chat_body("m", replace(CALL, extra={name: 1, "fine": 2}))
+        chat_body(Dialect.OPENAI, "m", replace(CALL, extra={name: 1, "fine": 2}))
     assert caught.value.reason is Reason.INVALID_FIELD
     assert [violation.field for violation in caught.value.violations] == [f"extra.{name}"]
 
@@ -238,7 +241,7 @@ def test_every_field_that_a_chat_can_send_is_guarded_against_extra() -> None:
 
 def test_all_conflicts_of_extra_are_told_at_once() -> None:
     with pytest.raises(Failure) as caught:
-        chat_body("m", replace(CALL, extra={"stream": False, "model": "x"}))
+        chat_body(Dialect.OPENAI, "m", replace(CALL, extra={"stream": False, "model": "x"}))
     fields_at_fault = [violation.field for violation in caught.value.violations]
     assert fields_at_fault == ["extra.model", "extra.stream"]
     assert "extra.model" in caught.value.message
@@ -246,13 +249,13 @@ def test_all_conflicts_of_extra_are_told_at_once() -> None:
 
 def test_a_session_is_rejected_rather_than_forgotten() -> None:
     with pytest.raises(Failure) as caught:
-        chat_body("m", replace(CALL, session_id="s1"))
+        chat_body(Dialect.OPENAI, "m", replace(CALL, session_id="s1"))
     assert caught.value.reason is Reason.UNSUPPORTED_PARAMETER
     assert [violation.field for violation in caught.value.violations] == ["session_id"]
 
 
 def test_texts_are_embedded_as_a_list_of_floats() -> None:
-    assert json.loads(embed_body("m", EMBED)) == {
+    assert json.loads(embed_body(Dialect.OPENAI, "m", EMBED)) == {
         "model": "m",
         "input": ["a", "b"],
         "encoding_format": "float",
@@ -260,7 +263,9 @@ def test_texts_are_embedded_as_a_list_of_floats() -> None:
 
 
 def test_dimensions_and_extra_fields_of_an_embedding_are_sent() -> None:
-    sent = json.loads(embed_body("m", replace(EMBED, dimensions=64, extra={"truncate": True})))
+    sent = json.loads(
+        embed_body(Dialect.OPENAI, "m", replace(EMBED, dimensions=64, extra={"truncate": True}))
+    )
     assert sent["dimensions"] == 64
     assert sent["truncate"] is True
 
@@ -268,13 +273,16 @@ def test_dimensions_and_extra_fields_of_an_embedding_are_sent() -> None:
 @pytest.mark.parametrize("name", sorted(OWN_EMBED_FIELDS))
 def test_extra_cannot_set_a_field_of_the_embedding_itself(name: str) -> None:
     with pytest.raises(Failure) as caught:
-        embed_body("m", replace(EMBED, extra={name: 1}))
+        embed_body(Dialect.OPENAI, "m", replace(EMBED, extra={name: 1}))
     assert caught.value.reason is Reason.INVALID_FIELD
     assert [violation.field for violation in caught.value.violations] == [f"extra.{name}"]
 
 
 def test_every_field_of_an_embedding_is_guarded_against_extra() -> None:
-    assert json.loads(embed_body("m", replace(EMBED, dimensions=1))).keys() <= OWN_EMBED_FIELDS
+    assert (
+        json.loads(embed_body(Dialect.OPENAI, "m", replace(EMBED, dimensions=1))).keys()
+        <= OWN_EMBED_FIELDS
+    )
 
 
 def test_every_field_of_a_call_is_one_that_these_tests_know() -> None:

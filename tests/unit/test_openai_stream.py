@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from atmosphere_grpc.backends.events import SSEParser
 from atmosphere_grpc.backends.openai_schema import MALFORMED, UsageChunk, chunk_decoder
 from atmosphere_grpc.backends.openai_stream import Assembly, usage
-from atmosphere_grpc.backends.events import SSEParser
 from atmosphere_grpc.domain import (
     Delta,
     Finished,

@@ -33,7 +33,7 @@ def candidate(
 ) -> Candidate:
     known = tuple(Model(item) if isinstance(item, str) else item for item in models)
     first = known[0].id if known else ""
-    return Candidate(id, state, known, first if default is None else default, error)
+    return Candidate(id, state, known, first if default is None else default, bool(known), error)
 
 
 def where(decision: RouteDecision) -> tuple[str, str]:

@@ -1,0 +1,139 @@
+"""The JSON that LlamaFarm sends beside OpenAI's, as far as it is read.
+
+A project's models come with their whole configuration, keys included: only what is named here is
+ever looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from atmosphere_grpc.backends.openai_schema import MALFORMED
+from atmosphere_grpc.backends.wire import Endpoint
+from atmosphere_grpc.domain import Capability, Model, ModelState
+
+T = TypeVar("T")
+
+
+class Info(msgspec.Struct):
+    """The answer of a server to `/info`; a runtime has none."""
+
+    version: str
+    data_directory: str
+
+
+class Component(msgspec.Struct):
+    """`components[]` of a server's `/health`."""
+
+    name: str = ""
+    status: str = ""
+
+
+class Health(msgspec.Struct):
+    """The answer to `/health`; only a runtime's has a device and loaded models."""
+
+    status: str
+    components: list[Component] | None = None
+    device: Any = None
+    loaded_models: Any = None
+
+
+class ProjectModel(msgspec.Struct):
+    """`models[]` of a project."""
+
+    name: str
+    provider: str | None = None
+    model: str | None = None
+    default: bool | None = None
+    description: str | None = None
+
+
+class ProjectModels(msgspec.Struct):
+    """The answer to `/v1/projects/{namespace}/{name}/models`."""
+
+    models: list[ProjectModel]
+
+
+class ModelFile(msgspec.Struct):
+    """`data[]` of a server's `/v1/models`: a model on disk."""
+
+    id: str | None = None
+    model_id: str | None = None
+    name: str | None = None
+    size: int | None = None
+
+
+class ModelFiles(msgspec.Struct):
+    """The answer of a server to `/v1/models`."""
+
+    data: list[ModelFile] | None
+
+
+class Project(msgspec.Struct):
+    """`projects[]` of a namespace."""
+
+    name: str
+
+
+class Projects(msgspec.Struct):
+    """The answer to `/v1/projects/{namespace}`."""
+
+    projects: list[Project]
+
+
+class ErrorName(msgspec.Struct):
+    """The body of an error that has a name."""
+
+    error: str
+
+
+info_decoder = msgspec.json.Decoder(Info)
+health_decoder = msgspec.json.Decoder(Health)
+project_models_decoder = msgspec.json.Decoder(ProjectModels)
+files_decoder = msgspec.json.Decoder(ModelFiles)
+projects_decoder = msgspec.json.Decoder(Projects)
+_error_decoder = msgspec.json.Decoder(ErrorName)
+
+#: How a runtime calls what it has in memory (`make_language_cache_key` and
+#: `make_encoder_cache_key` in its sources): not by the name that a request must use.
+_LANGUAGE = re.compile(r"language:(?P<model>.+?):ctx.*?(?::quant(?P<quant>\w+))?(?::.*)?")
+_ENCODER = re.compile(r"encoder:embedding:[^:]*:(?P<model>.+?)(?::quant(?P<quant>\w+))?(?::.*)?")
+
+
+def decode(endpoint: Endpoint, decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    """A decoded body.
+
+    Raises:
+        Failure: BACKEND_CONTRACT; it is not `what` it should be.
+    """
+    try:
+        return decoder.decode(body)
+    except MALFORMED as error:
+        # Not the body itself: it may hold keys.
+        raise endpoint.contract(f"its answer does not list {what}", detail=str(error)) from None
+
+
+def is_missing_project(body: bytes) -> bool:
+    """Whether an error says that there is no such project."""
+    try:
+        return _error_decoder.decode(body).error == "ProjectNotFound"
+    except MALFORMED:
+        return False
+
+
+def runtime_model(key: str) -> Model | None:
+    """The model that a runtime's key stands for; None for one that no request can name."""
+    for pattern, capability in ((_LANGUAGE, Capability.CHAT), (_ENCODER, Capability.EMBED)):
+        if found := pattern.fullmatch(key):
+            quant = found["quant"]
+            name = found["model"] + (f":{quant}" if quant and quant != "default" else "")
+            return Model(
+                name,
+                owned_by="universal",
+                capabilities=(capability.value,),
+                state=ModelState.LOADED,
+            )
+    return None
