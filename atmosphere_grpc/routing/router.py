@@ -46,17 +46,17 @@ class Candidate:
     error: str = ""
 
     def lists(self, model: str) -> bool:
-        """Whether it is known to have a model."""
-        return model == self.default or any(m.id == model for m in self.models)
+        """Whether it says that it has a model."""
+        return any(m.id == model for m in self.models)
 
     def has(self, model: str) -> bool:
         """Whether a model can be asked for here; one that does not list all may have any."""
-        return self.lists(model) or not self.lists_all
+        return self.lists(model) or model == self.default or not self.lists_all
 
     def known_to_have(self, model: str) -> bool:
         """Likewise, but one that is down and has never said what it has counts for nothing."""
         silent = not self.models and self.state is IntegrationState.DOWN
-        return self.lists(model) or (self.has(model) and not silent)
+        return self.has(model) and (not silent or model == self.default)
 
     def lacks(self, capability: Capability, model: str) -> bool:
         """Whether it is known that a model has no such capability."""

@@ -182,7 +182,7 @@ CASES = {
     ),
     # What a backend of the OpenAI dialect cannot honour, and what is not its caller's to set.
     "session": Case(
-        chat_request(session_id="s1"), "session_id", "keeps no sessions", "UNSUPPORTED_PARAMETER"
+        chat_request(session_id="s1"), "session_id", "keeps none", "UNSUPPORTED_PARAMETER"
     ),
     "extra of a typed field": Case(extra(temperature=1), "extra.temperature", "typed field"),
     "extra of the server's own": Case(extra(stream=False), "extra.stream", "set by the server"),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from atmosphere_grpc.backends import openai, wire
+from atmosphere_grpc.backends import openai_calls, wire
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import (
@@ -1073,7 +1073,7 @@ async def test_vectors_that_break_off_are_a_failure(
 async def test_a_finished_stream_that_stays_open_without_usage_is_an_answer(
     fake: FakeServer, backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai, "TAIL_S", 0.05)
+    monkeypatch.setattr(openai_calls, "TAIL_S", 0.05)
     fake.script(CHAT, Reply.stream(event(text("Hi")), STOP, Stall()))
     said, end = await chat(backend)
     assert (said, end.usage.source) == ("Hi", UsageSource.MISSING)

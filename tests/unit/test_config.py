@@ -34,10 +34,12 @@ def told(path: Path | None = None, said: Mapping[str, Any] | None = None) -> str
 
 
 def test_with_nothing_configured_the_originals_backends_are_looked_for() -> None:
-    found = [(item.id, str(item.base_urls[0])) for item in config.load().effective_integrations]
+    integrations = config.load().effective_integrations
+    assert [item.kind for item in integrations] == ["llamafarm", "ollama"]
+    found = [(item.id, str(item.base_urls[0])) for item in integrations]
     assert found == [
-        ("llamafarm", "http://localhost:14345/v1"),
-        ("ollama", "http://localhost:11434/v1"),
+        ("llamafarm", "http://localhost:14345/"),
+        ("ollama", "http://localhost:11434/"),
     ]
 
 

@@ -221,7 +221,7 @@ async def test_a_cancelled_embedding_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "limits", "seconds", "phase"),
+    ("before", "timeouts", "seconds", "phase"),
     [
         ((), Timeouts(first_token_s=0.01), None, "FIRST_TOKEN"),
         ((Begun(),), Timeouts(first_token_s=0.01), None, "FIRST_TOKEN"),  # no token yet

@@ -239,6 +239,7 @@ Candidates = st.lists(
         st.sampled_from(IntegrationState),
         st.lists(Models, max_size=3, unique_by=lambda m: m.id).map(tuple),
         st.sampled_from(["", "m", "n"]),
+        st.booleans(),
     ),
     max_size=4,
     unique_by=lambda item: item.id,
@@ -263,7 +264,10 @@ def test_a_decision_is_possible_and_what_it_says_is_true(
     assert not chosen.lacks(capability, decision.model)
     assert chosen.has(decision.model) or not model
     assert ("usable" in decision.explanation) is (chosen.state is UP)
-    assert ("that has it" in decision.explanation) is bool(model and chosen.models)
+    assert ("that has it" in decision.explanation) is bool(model and chosen.lists(model))
+    better = [item for item in candidates if item.state is chosen.state and item.lists(model)]
+    if model and not chosen.lists(model):
+        assert all(item.lacks(capability, model) for item in better)
 
 
 def test_a_mistyped_model_is_not_looked_for_where_nobody_answers() -> None:
