@@ -32,7 +32,7 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
         str(settings.base_urls[0]),
         headers=settings.read_headers(),
         connect_s=timeouts.connect,
-        tls=settings.tls.context(),
+        tls=settings.tls_context(),
         hint=settings.hint,
     )
     # Those that load models on demand send nothing until one is loaded, and a call that gives up

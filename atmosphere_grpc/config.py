@@ -11,7 +11,8 @@ import difflib
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -176,6 +177,8 @@ KIND_SETTINGS = {
     "discover": ("llamafarm",),
     "context_length": ("ollama",),
 }
+#: What is shown in place of a value that may be secret.
+REDACTED = "***"
 #: Headers that this service or its HTTP client writes itself.
 OWN_HEADERS = frozenset(
     "accept-encoding connection content-length content-type host transfer-encoding x-no-session "
@@ -279,6 +282,8 @@ class Integration(Section):
                 raise ValueError(f"{name!r} is no name of a header")
             if name.lower() in OWN_HEADERS:
                 raise ValueError(f"{name} is written by the server itself; leave it out")
+            if value == REDACTED:
+                raise ValueError(f"the value of {name} was left out by config show; write it")
             if isinstance(value, str) and not (value.isascii() and value.isprintable()):
                 raise ValueError(f"the value of {name} must be printable ASCII")
         return headers
@@ -310,13 +315,30 @@ class Integration(Section):
         Raises:
             ConfigError: A secret is not where it should be.
         """
-        headers = {
-            name.lower(): value if isinstance(value, str) else value.read()
-            for name, value in self.headers.items()
-        }
-        if self.api_key is not None:
-            headers["authorization"] = f"Bearer {self.api_key.read()}"
-        return headers
+        with self._named():
+            headers = {
+                name.lower(): value if isinstance(value, str) else value.read()
+                for name, value in self.headers.items()
+            }
+            if self.api_key is not None:
+                headers["authorization"] = f"Bearer {self.api_key.read()}"
+            return headers
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What a connection is made with; None: the public authorities.
+
+        Raises:
+            ConfigError: `tls.ca_file` holds no certificates.
+        """
+        with self._named():
+            return self.tls.context()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f'integration "{self.id}": {error}') from None
 
 
 class Embedded(Section):
@@ -464,6 +486,28 @@ def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Set
         raise ConfigError(
             f"the environment ({ENV_PREFIX}*): {error} – lists are JSON there"
         ) from None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """All settings in force, shaped as the file is, without unset ones and what may be secret."""
+    document = settings.model_dump(mode="json")
+    document["integrations"] = [
+        item.model_dump(mode="json") for item in settings.effective_integrations
+    ]
+    for integration in document["integrations"]:
+        headers = integration["headers"]
+        integration["headers"] = {
+            name: REDACTED if isinstance(value, str) else value for name, value in headers.items()
+        }
+    stated: dict[str, Any] = _stated(document)
+    return stated
+
+
+def _stated(value: Any) -> Any:
+    """A document without its unset parts."""
+    if isinstance(value, dict):
+        return {name: _stated(part) for name, part in value.items() if part not in (None, "", {})}
+    return [_stated(part) for part in value] if isinstance(value, list) else value
 
 
 def unknown_variables() -> list[str]:

@@ -44,10 +44,15 @@ def run(config_file: Path | None, said: Mapping[str, Any]) -> int:
         return _run(settings, progress)
     except (config.ConfigError, EmbeddedError, StartError) as error:
         progress("")
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print("[red]error:[/] ", end="")
-        console.print(str(error), markup=False)
+        tell(error)
         return CANNOT_START
+
+
+def tell(error: Exception) -> None:
+    """Says on stderr what does not let a server start."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[red]error:[/] ", end="")
+    console.print(str(error), markup=False)
 
 
 class _Progress:

@@ -79,6 +79,17 @@ class FakeServer:
         await self._until(lambda: len(self.requests) >= count, f"request {count}")
         return self.requests[count - 1]
 
+    async def arrived_at(self, path: str) -> Request:
+        """Waits until a request for a path has come; the first such."""
+
+        def found() -> Request | None:
+            return next((item for item in self.requests if item.path == path), None)
+
+        await self._until(lambda: found() is not None, f"a request for {path}")
+        request = found()
+        assert request is not None
+        return request
+
     async def client_gone(self, index: int = -1) -> float:
         """Waits until the client of a request has gone away before its answer ended; loop time."""
         request = self.requests[index]

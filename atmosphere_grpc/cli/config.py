@@ -1,0 +1,81 @@
+"""`atmosphere-grpc config`: what the settings are, and whether a server could start with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look at the settings of a server.", no_args_is_help=True)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="ATMOSPHERE_CONFIG", help="The YAML file of settings."),
+]
+
+
+@app.command()
+def check(config_file: ConfigFile = None) -> None:
+    """Check the settings, and that every secret and certificate is where they say.
+
+    Exit status 0 when a server could start with them, else 2. No backend is asked.
+    """
+    from atmosphere_grpc import config
+
+    with _told():
+        settings = config.load(config_file)
+        for integration in settings.effective_integrations:
+            integration.read_headers()
+            integration.tls_context()
+    for name in config.unknown_variables():
+        typer.echo(f"warning: the environment variable {name} names no setting", err=True)
+    typer.echo(f"ok: {config_file or 'the defaults and the environment'}")
+    for integration in settings.effective_integrations:
+        if not integration.tls.verify:
+            typer.echo(
+                f'warning: integration "{integration.id}": tls.verify is off, so anybody on the '
+                "way can read and answer",
+                err=True,
+            )
+        where = ", ".join(map(str, integration.base_urls))
+        typer.echo(f"  {integration.id} ({integration.kind}) at {where}")
+    if settings.embedded.enabled:
+        typer.echo("  embedded")
+
+
+@app.command()
+def show(
+    config_file: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of YAML.")] = False,
+) -> None:
+    """Print the settings in force, defaults and environment included, as a file of settings.
+
+    Secrets are named by where they are; the values of plain headers are left out.
+    """
+    import yaml
+
+    from atmosphere_grpc import config
+
+    with _told():
+        shown = config.shown(config.load(config_file))
+    if as_json:
+        typer.echo(json.dumps(shown, ensure_ascii=False))
+    else:
+        typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tells what is wrong with the settings on stderr, with exit status 2."""
+    from atmosphere_grpc.cli.serving import CANNOT_START, tell
+    from atmosphere_grpc.config import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        tell(error)
+        raise typer.Exit(CANNOT_START) from None
