@@ -157,8 +157,9 @@ class Tls(Section):
             return None
         try:
             return ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "strerror", None) or "no certificates in PEM"
+        except OSError as error:
+            none = isinstance(error, ssl.SSLError)
+            reason = "no certificates in PEM" if none else error.strerror
             raise ConfigError(f"tls.ca_file = {self.ca_file}: cannot be used ({reason})") from None
 
 
@@ -204,13 +205,13 @@ class Integration(Section):
     )
     project: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)?$",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
         description="Kind `llamafarm`: the project that chats go to, as `namespace/name`. Unset: "
         "none, as a Universal Runtime and old servers have it.",
     )
     discover: str = Field(
         "",
-        pattern=r"^[A-Za-z0-9._-]*$",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
         description="Kind `llamafarm`: a namespace. Each of its projects becomes an integration "
         "`<id>.<project>`, also those that are made later.",
     )

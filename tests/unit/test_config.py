@@ -210,3 +210,83 @@ def test_every_setting_is_described() -> None:
 def test_a_value_that_may_be_a_secret_is_not_repeated(file: Path, content: str) -> None:
     file.write_text(content)
     assert "xyzzy" not in told(file)
+
+
+def integration(**fields: object) -> config.Integration:
+    """The one integration of a configuration."""
+    item = {"id": "far", **fields}
+    return config.load(said={"integrations": [item]}).integrations[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [("llamafarm", "http://localhost:14345/"), ("ollama", "http://localhost:11434/")],
+)
+def test_a_kind_with_a_usual_address_needs_none(kind: str, url: str) -> None:
+    assert [str(item) for item in integration(kind=kind).base_urls] == [url]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"kind": "ollama", "base_urls": ["http://a/v1"]}, "leave /v1 out, or choose kind openai"),
+        ({"kind": "ollama", "project": "a/b"}, "project is for kind llamafarm, not ollama"),
+        ({"kind": "ollama", "discover": "a"}, "discover is for kind llamafarm, not ollama"),
+        ({"kind": "llamafarm", "context_length": 4096}, "context_length is for kind ollama"),
+        ({"kind": "ollama", "context_length": 1}, "context_length = 1: "),
+        ({"kind": "llamafarm", "project": "a/b", "discover": "a"}, "exclude each other"),
+        ({"kind": "llamafarm", "project": "bot"}, "project = 'bot': "),
+        ({"kind": "llamafarm", "project": "a/../b"}, "project = 'a/../b': "),
+        ({"kind": "llamafarm", "project": "../b"}, "project = '../b': "),
+        ({"kind": "llamafarm", "discover": ".."}, "discover = '..': "),
+        ({"base_urls": ["http://a/v1?x=1"]}, "must end with its path"),
+        ({"base_urls": ["http://a/v1", "http://b/v1"]}, "base_urls"),
+        ({"kind": "ollama", "headers": {"a b": "x"}}, "'a b' is no name of a header"),
+        ({"kind": "ollama", "headers": {"Host": "x"}}, "Host is written by the server itself"),
+        ({"kind": "ollama", "headers": {"x": 5}}, "the value of x must be text (quote a number)"),
+        ({"kind": "ollama", "headers": {"x": {"evn": "A"}}}, "the value of x must be text"),
+        ({"kind": "ollama", "headers": {"x": "a\nb"}}, "the value of x must be printable"),
+        (
+            {"kind": "ollama", "api_key": {"env": "A"}, "headers": {"Authorization": "x"}},
+            "api_key and headers.authorization exclude each other",
+        ),
+        (
+            {"kind": "ollama", "tls": {"verify": False, "ca_file": "/x"}},
+            "ca_file has no use with verify: false",
+        ),
+        ({"kind": "ollama", "limits": {"max_concurrency": 0}}, "limits.max_concurrency = 0: "),
+        ({"kind": "ollama", "limits": {"max_queue": -1}}, "limits.max_queue = -1: "),
+    ],
+)
+def test_a_wrong_integration_is_told(fields: dict[str, object], says: str) -> None:
+    assert says in told(said={"integrations": [{"id": "far", **fields}]})
+
+
+def test_a_key_in_an_address_is_refused_and_not_repeated() -> None:
+    item = {"id": "far", "base_urls": ["http://me:sk-xyzzy@a/v1"]}
+    text = told(said={"integrations": [item]})
+    assert "use api_key or headers" in text
+    assert "xyzzy" not in text
+
+
+def test_a_value_of_a_header_is_not_repeated() -> None:
+    item = {"id": "far", "kind": "ollama", "headers": {"x-key": "sk-xyzzy\n"}}
+    assert "xyzzy" not in told(said={"integrations": [item]})
+
+
+def test_headers_are_read_with_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAR_KEY", "sk-1")
+    monkeypatch.setenv("FAR_TOKEN", "t-2")
+    headers = {"X-Team": "blue", "x-token": {"env": "FAR_TOKEN"}}
+    item = integration(kind="ollama", api_key={"env": "FAR_KEY"}, headers=headers)
+    assert item.read_headers() == {
+        "x-team": "blue",
+        "x-token": "t-2",
+        "authorization": "Bearer sk-1",
+    }
+
+
+def test_a_secret_header_that_is_not_there_is_told_by_its_integration() -> None:
+    item = integration(kind="ollama", headers={"x": {"env": "FAR_TOKEN"}})
+    with pytest.raises(ConfigError, match='integration "far": the environment variable FAR_TOKEN'):
+        item.read_headers()

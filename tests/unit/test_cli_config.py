@@ -1,0 +1,136 @@
+"""`atmosphere-grpc config`: what it prints, and what it must not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from atmosphere_grpc import config
+from atmosphere_grpc.cli import app
+
+FARM = """
+listen: 127.0.0.1:1234
+deadlines: {default: 5s}
+integrations:
+  - id: farm
+    kind: llamafarm
+    project: me/bot
+    api_key: {env: FARM_KEY}
+    headers: {x-team: sk-written-here, x-token: {file: TOKEN}}
+    limits: {max_concurrency: 3}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration whose secrets are where it says."""
+    monkeypatch.setenv("FARM_KEY", "sk-from-environment")
+    token = tmp_path / "token"
+    token.write_text("sk-from-file\n")
+    path = tmp_path / "atmosphere.yaml"
+    path.write_text(FARM.replace("TOKEN", str(token)))
+    return path
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    result = CliRunner().invoke(app, ["config", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_check_names_what_the_settings_lead_to(file: Path) -> None:
+    status, out, err = run("check", "--config", str(file))
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [f"ok: {file}", "  farm (llamafarm) at http://localhost:14345/"]
+
+
+def test_check_without_a_file_looks_at_the_defaults() -> None:
+    status, out, _ = run("check")
+    assert status == 0
+    assert "llamafarm (llamafarm) at http://localhost:14345/" in out
+    assert "ollama (ollama) at http://localhost:11434/" in out
+
+
+def test_check_finds_a_secret_that_is_not_there(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FARM_KEY")
+    status, out, err = run("check", "--config", str(file))
+    assert (status, out) == (2, "")
+    assert 'integration "farm": the environment variable FARM_KEY' in err
+
+
+def test_check_finds_a_certificate_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "integrations: [{id: a, base_urls: ['https://a/v1'], tls: {ca_file: "
+        f"{tmp_path / 'a.yaml'}}}}}]"
+    )
+    status, _, err = run("check", "--config", str(path))
+    assert status == 2
+    assert 'integration "a": tls.ca_file' in err
+    assert "no certificates in PEM" in err
+
+
+def test_check_tells_every_wrong_setting_by_file_name_and_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("lisen: x\nintegrations: [{id: a, kind: ollama, project: a/b}]")
+    status, _, err = run("check", "--config", str(path))
+    assert status == 2
+    assert f"{path}: lisen: unknown setting – did you mean listen?" in err
+    assert "project is for kind llamafarm, not ollama" in err
+
+
+def test_check_warns_of_a_certificate_that_is_not_checked(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("integrations: [{id: a, base_urls: ['https://a/v1'], tls: {verify: false}}]")
+    status, _, err = run("check", "--config", str(path))
+    assert status == 0
+    assert 'integration "a": tls.verify is off' in err
+
+
+def test_check_warns_of_a_variable_that_names_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATMOSPHERE_LISTN", "x")
+    status, _, err = run("check")
+    assert status == 0
+    assert "ATMOSPHERE_LISTN names no setting" in err
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_show_holds_no_secret(file: Path, form: tuple[str, ...]) -> None:
+    status, out, err = run("show", "--config", str(file), *form)
+    assert (status, err) == (0, "")
+    assert "sk-" not in out
+    assert "FARM_KEY" in out
+    assert "***" in out
+
+
+def test_show_says_what_is_in_force(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATMOSPHERE_DRAIN_GRACE", "7s")
+    shown = json.loads(run("show", "--config", str(file), "--json")[1])
+    assert shown["listen"] == "127.0.0.1:1234"
+    assert shown["deadlines"] == {"default": 5, "maximum": 3600}
+    assert shown["drain_grace"] == 7
+    (farm,) = shown["integrations"]
+    assert farm["project"] == "me/bot"
+    assert farm["limits"] == {"max_concurrency": 3, "max_queue": 256}
+    assert yaml.safe_load(run("show", "--config", str(file))[1]) == shown
+
+
+def test_what_show_prints_is_a_configuration_again(tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(run("show")[1])
+    again, before = config.load(path), config.load()
+    assert again.effective_integrations == before.effective_integrations
+    assert again.deadlines == before.deadlines
+
+
+def test_a_value_that_show_left_out_is_not_taken_for_one(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(run("show", "--config", str(file))[1])
+    with pytest.raises(config.ConfigError, match="x-team was left out by config show; write it"):
+        config.load(path)
