@@ -170,7 +170,8 @@ class OllamaBackend:
         )
         self._loaded_with = {item.name: item.context_length for item in residents.models or ()}
         self._asked = True
-        files = tags.models or []
+        # Those of Ollama's cloud are no local models: a prompt must not leave the machine unasked.
+        files = [file for file in tags.models or () if not file.remote_host]
         turns = asyncio.Semaphore(SHOW_AT_A_TIME)
         abilities = await asyncio.gather(*(self._abilities(file, turns) for file in files))
         # Not more than there are: models come and go.
@@ -203,6 +204,8 @@ class OllamaBackend:
 
         None where the server does not tell.
         """
+        if file.capabilities:
+            return tuple(file.capabilities)
         if (key := _key(file)) in self._shown:
             return self._shown[key]
         body = msgspec.json.encode({"model": file.name})

@@ -12,7 +12,13 @@ from atmosphere_grpc.backends.wire import Endpoint, HttpStatus
 from atmosphere_grpc.errors import Failure, Reason
 
 #: A prompt that is too long, which it was told not to cut (chat and embeddings).
-OVERFLOW = ("exceeds the context length", "exceeds maximum context length", "context length exceed")
+OVERFLOW = (
+    "exceed_context_size_error",  # llama.cpp's own answer, as text in `error` (0.30 and newer)
+    "exceeds the context length",
+    "exceeds maximum context length",
+    "exceeds the model's maximum context length",
+    "longer than the context length",
+)
 #: What a model cannot do that the request asks for, and the field that asks.
 LACKS = {
     "does not support tools": "tools",
@@ -33,6 +39,12 @@ def explain(endpoint: Endpoint, answer: HttpStatus) -> Failure:
             Reason.MODEL_NOT_FOUND,
             "Ollama has no such model any more, or no such path (HTTP 404) – ollama list shows "
             "its models, ollama pull gets one",
+        )
+    if failure is None and answer.status == 403:
+        failure = endpoint.fail(
+            Reason.BACKEND_AUTH,
+            "Ollama refuses the host name of base_urls (HTTP 403) – use localhost or its IP "
+            "address, or set OLLAMA_HOST at the server",
         )
     if failure is None and answer.status == 503 and "busy" in text:
         failure = endpoint.fail(

@@ -28,12 +28,15 @@ from atmosphere_grpc.domain import (
 #: What `extra` of a chat may name beside `options`.
 CHAT_FIELDS: Mapping[str, Any] = {
     "think": bool | Literal["low", "medium", "high", "max"],
-    "keep_alive": str | int | float,
     "truncate": bool,
-    "shift": bool,
 }
 #: What `extra` of an embedding may name beside `options`.
-EMBED_FIELDS: Mapping[str, Any] = {"keep_alive": str | int | float, "truncate": bool}
+EMBED_FIELDS: Mapping[str, Any] = {"truncate": bool}
+#: Fields that hold for everybody who uses the model, from then on (`sched.go` in its sources).
+SHARED_FIELDS: Mapping[str, str] = {
+    "keep_alive": "it would hold for everybody; set OLLAMA_KEEP_ALIVE at the server",
+    "shift": "it would have the model loaded anew for everybody",
+}
 #: What `extra.options` may name: those that need no model to be loaded anew, and that no typed
 #: field stands for.
 OPTIONS: Mapping[str, Any] = {
@@ -48,7 +51,9 @@ TYPED_OPTIONS = frozenset(
     "frequency_penalty num_predict presence_penalty seed stop temperature top_k top_p".split()
 )
 #: Options of a model's load: another value has Ollama load it anew, for everybody.
-LOAD_OPTIONS = frozenset("main_gpu num_batch num_ctx num_gpu num_thread use_mlock use_mmap".split())
+LOAD_OPTIONS = frozenset(
+    "draft_num_predict main_gpu num_batch num_ctx num_gpu num_thread use_mmap".split()
+)
 #: Fields that this service writes itself; `extra` must not name them.
 OWN_FIELDS = frozenset(
     "dimensions format input logprobs messages model stream tools top_logprobs".split()
@@ -72,10 +77,9 @@ def chat_body(model: str, call: ChatCall, num_ctx: int | None) -> bytes:
             "model": model,
             "messages": [],
             "stream": True,
-            # Otherwise Ollama leaves out the beginning of a conversation that is too long, and
-            # forgets it while it answers, without a word. Older servers do so all the same.
+            # Otherwise Ollama leaves out the beginning of a conversation that is too long without
+            # a word. Servers before 0.12.4 do so all the same.
             "truncate": False,
-            "shift": False,
         },
     )
     check_messages(draft, call)
@@ -125,6 +129,9 @@ def _add_extra(draft: Draft, call: ChatCall | EmbedCall, known: Mapping[str, Any
     for name in sorted(OWN_FIELDS & extra.keys()):
         del extra[name]
         draft.reject(f"{path}.{name}", "is set by the server; use its typed field, if any")
+    for name in sorted(SHARED_FIELDS.keys() & extra.keys()):
+        del extra[name]
+        draft.refuse(f"{path}.{name}", SHARED_FIELDS[name])
     options = extra.pop("options", {})
     if not isinstance(options, Mapping):
         draft.reject(f"{path}.options", "must be an object")

@@ -61,9 +61,14 @@ class Details(msgspec.Struct):
 
 
 class Tag(msgspec.Struct):
-    """`models[]` of `/api/tags`: a model on disk."""
+    """`models[]` of `/api/tags`: a model on disk.
+
+    Its capabilities come with 0.30; `remote_host` is set of one that is not on disk at all.
+    """
 
     name: str
+    remote_host: str | None = None
+    capabilities: list[str] | None = None
     size: int | None = None
     digest: str | None = None
     details: Details | None = None

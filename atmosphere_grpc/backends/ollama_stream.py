@@ -98,8 +98,8 @@ class Answer:
                 violations=[Violation("sampling.logprobs", "not supported by this server")],
             )
         last = self._last or Line()
-        reason = DONE_REASONS.get(last.done_reason or "stop", FinishReason.OTHER)
-        if reason is FinishReason.STOP and self._call_count:
+        reason = DONE_REASONS.get(last.done_reason or "", FinishReason.OTHER)
+        if reason is not FinishReason.LENGTH and self._call_count:
             reason = FinishReason.TOOL_CALLS
         reported = UsageChunk(last.prompt_eval_count, last.eval_count)
         return Finished(
@@ -111,7 +111,7 @@ class Answer:
     def _was_truncated(self, read: int) -> bool:
         """Whether the prompt was certainly not read as a whole, by the tokens that were.
 
-        Older servers cut it although they are told not to, to what the context holds.
+        Servers before 0.12.4 cut it although they are told not to, to what the context holds.
         """
         if not read:
             return False
