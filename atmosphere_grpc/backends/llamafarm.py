@@ -19,7 +19,7 @@ from atmosphere_grpc.backends.llamafarm_schema import (
     files_decoder,
     health_decoder,
     info_decoder,
-    is_missing_project,
+    is_projects_fault,
     project_models_decoder,
     projects_decoder,
     runtime_model,
@@ -61,6 +61,11 @@ RUNTIME_MAX_TOKENS = 512
 SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 #: How long a server may take to say how it is doing, in seconds: it waits for its own backends.
 HEALTH_S = 3.0
+#: What the model of a project is called where a server does not list its models, as those of August
+#: 2025, which answer with whatever the project is configured with.
+UNNAMED = Model("default", capabilities=(Capability.CHAT.value,))
+#: How LlamaFarm calls its health; other servers have the same page in other words.
+STATUSES = ("healthy", "degraded", "unhealthy")
 #: A component without which LlamaFarm is well: it calls itself unhealthy where Ollama is missing.
 OPTIONAL_COMPONENTS = frozenset({"ollama"})
 
@@ -80,6 +85,7 @@ class LlamaFarmBackend:
         self._calls = OpenAICalls(self._wire, self._explain)
         #: What answered when it was last asked; None: not yet.
         self._dialect: Dialect | None = None
+        self._lists_models = False
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -95,8 +101,7 @@ class LlamaFarmBackend:
 
         Other chats, and all embeddings, go to a runtime that fetches whatever it is asked for.
         """
-        in_project = bool(self._project) and self._dialect is Dialect.LLAMAFARM
-        return in_project and capability is Capability.CHAT
+        return self._lists_models and capability is Capability.CHAT
 
     async def chat(
         self, model: str, call: ChatCall, *, connect_s: float
@@ -146,6 +151,7 @@ class LlamaFarmBackend:
         """
         dialect = await self._recognise()
         if dialect is Dialect.RUNTIME:
+            self._lists_models = False
             cards = await self._calls.models("v1/models")
             return tuple(filter(None, (runtime_model(card.id) for card in cards)))
         health, models = await asyncio.gather(self._health(), self._server_models())
@@ -157,20 +163,21 @@ class LlamaFarmBackend:
         info = await self._ask("info", info_decoder)
         if info is not None:
             self._dialect = Dialect.LLAMAFARM
-            return self._dialect
+            return Dialect.LLAMAFARM
         health = await self._ask("health", health_decoder)
-        if health is None:
+        if health is None or health.status not in STATUSES:
             raise self._endpoint.contract(
                 "neither a LlamaFarm server nor a Universal Runtime answers there"
             )
         is_runtime = health.device is not None or health.loaded_models is not None
-        self._dialect = Dialect.RUNTIME if is_runtime else Dialect.LLAMAFARM
         if is_runtime and self._project:
+            self._dialect = None
             raise self._endpoint.fail(
                 Reason.BACKEND_CONTRACT,
                 f"a Universal Runtime answers at {self._endpoint.address}, which has no projects – "
                 "leave project out, or set base_urls to the LlamaFarm server",
             )
+        self._dialect = Dialect.RUNTIME if is_runtime else Dialect.LLAMAFARM
         return self._dialect
 
     async def _health(self) -> Health | None:
@@ -195,12 +202,11 @@ class LlamaFarmBackend:
 
     async def _server_models(self) -> tuple[Model, ...]:
         if self._project:
-            listed = decode(
-                self._endpoint,
-                project_models_decoder,
-                await self._get(f"v1/projects/{self._project}/models"),
-                "the project's models",
-            )
+            body = await self._get(f"v1/projects/{self._project}/models")
+            self._lists_models = body is not None
+            if body is None:
+                return (UNNAMED,)
+            listed = decode(self._endpoint, project_models_decoder, body, "the project's models")
             # The project's default first: it is what a request that names none gets.
             rows = sorted(listed.models, key=lambda row: not row.default)
             return tuple(
@@ -214,6 +220,8 @@ class LlamaFarmBackend:
                 for row in rows
             )
         body, has_root_chat = await asyncio.gather(self._get("v1/models"), self._has_root_chat())
+        if body is None:
+            return ()
         files = decode(self._endpoint, files_decoder, body, "the models on disk")
         return tuple(
             Model(
@@ -235,10 +243,13 @@ class LlamaFarmBackend:
             return answer.status == 405
         return False
 
-    async def _get(self, path: str) -> bytes:
+    async def _get(self, path: str) -> bytes | None:
+        """A body; None where a server has no such path, as those of August 2025."""
         try:
             return await self._wire.get(path)
         except HttpStatus as answer:
+            if answer.status == 404 and not is_projects_fault(answer.body):
+                return None
             raise self._explain(self._endpoint, answer) from None
 
     async def _ask(self, path: str, decoder: msgspec.json.Decoder[T]) -> T | None:
@@ -259,11 +270,14 @@ class LlamaFarmBackend:
 
     def _explain(self, endpoint: Endpoint, answer: HttpStatus) -> Failure:
         """The failure that an answer other than 2xx stands for."""
+        if answer.status in (404, 422) and is_projects_fault(answer.body):
+            failure = endpoint.unavailable(
+                f'LlamaFarm has no project "{self._project}", or cannot read it (create it, or '
+                "correct project)"
+            )
+            failure.words = endpoint.words(answer.body)
+            return failure
         if answer.status == 404 and self._dialect is not Dialect.RUNTIME:
-            if is_missing_project(answer.body):
-                return endpoint.unavailable(
-                    f'LlamaFarm has no project "{self._project}" (create it, or correct project)'
-                )
             return endpoint.fail(
                 Reason.CAPABILITY_UNSUPPORTED,
                 "this LlamaFarm server has no such path (HTTP 404); most answer chats in projects "

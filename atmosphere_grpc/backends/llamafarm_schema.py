@@ -99,8 +99,11 @@ _error_decoder = msgspec.json.Decoder(ErrorName)
 
 #: How a runtime calls what it has in memory (`make_language_cache_key` and
 #: `make_encoder_cache_key` in its sources): not by the name that a request must use.
-_LANGUAGE = re.compile(r"language:(?P<model>.+?):ctx.*?(?::quant(?P<quant>\w+))?(?::.*)?")
-_ENCODER = re.compile(r"encoder:embedding:[^:]*:(?P<model>.+?)(?::quant(?P<quant>\w+))?(?::.*)?")
+_KEYS = (
+    (re.compile(r"language:(.+?)((?::(?:ctx|batch|gpu|quant)[^:]*)+)"), Capability.CHAT),
+    (re.compile(r"encoder:embedding:[^:]*:(.+?)((?::(?:quant|len)[^:]*)+)"), Capability.EMBED),
+)
+_QUANT = re.compile(r":quant(?!default)([^:]+)")
 
 
 def decode(endpoint: Endpoint, decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
@@ -116,22 +119,21 @@ def decode(endpoint: Endpoint, decoder: msgspec.json.Decoder[T], body: bytes, wh
         raise endpoint.contract(f"its answer does not list {what}", detail=str(error)) from None
 
 
-def is_missing_project(body: bytes) -> bool:
-    """Whether an error says that there is no such project."""
+def is_projects_fault(body: bytes) -> bool:
+    """Whether an error says that there is no such project, or that it is not configured well."""
     try:
-        return _error_decoder.decode(body).error == "ProjectNotFound"
+        return _error_decoder.decode(body).error in ("ProjectNotFound", "ProjectConfigError")
     except MALFORMED:
         return False
 
 
 def runtime_model(key: str) -> Model | None:
     """The model that a runtime's key stands for; None for one that no request can name."""
-    for pattern, capability in ((_LANGUAGE, Capability.CHAT), (_ENCODER, Capability.EMBED)):
+    for pattern, capability in _KEYS:
         if found := pattern.fullmatch(key):
-            quant = found["quant"]
-            name = found["model"] + (f":{quant}" if quant and quant != "default" else "")
+            quant = _QUANT.search(found[2])
             return Model(
-                name,
+                f"{found[1]}:{quant[1]}" if quant else found[1],
                 owned_by="universal",
                 capabilities=(capability.value,),
                 state=ModelState.LOADED,

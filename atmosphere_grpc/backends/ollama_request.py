@@ -152,15 +152,23 @@ def _add_extra(draft: Draft, call: ChatCall | EmbedCall, known: Mapping[str, Any
 
 
 def _messages(draft: Draft, call: ChatCall) -> list[dict[str, Any]]:
-    names = {tool.id: tool.name for message in call.messages for tool in message.tool_calls}
-    return [_message(draft, i, message, names) for i, message in enumerate(call.messages)]
+    out: list[dict[str, Any]] = []
+    names: dict[str, str] = {}  # of tools by the id of their last call: two turns may share one
+    for i, message in enumerate(call.messages):
+        names.update((tool.id, tool.name) for tool in message.tool_calls)
+        out.append(_message(draft, i, message, names))
+    return out
 
 
 def _message(
     draft: Draft, index: int, message: Message, tool_names: Mapping[str, str]
 ) -> dict[str, Any]:
     texts = [part for part in message.parts if isinstance(part, str)]
-    images = [_image(part) for part in message.parts if isinstance(part, Image)]
+    images = [
+        _image(draft, f"messages[{index}].parts[{j}].image", part)
+        for j, part in enumerate(message.parts)
+        if isinstance(part, Image)
+    ]
     out: dict[str, Any] = {
         # Ollama knows the older of the two words only.
         "role": "system" if message.role == "developer" else message.role,
@@ -192,8 +200,11 @@ def _arguments(draft: Draft, i: int, j: int, text: str) -> dict[str, Any] | None
         return None
 
 
-def _image(image: Image) -> str:
+def _image(draft: Draft, field: str, image: Image) -> str:
     """A picture in base64, as Ollama wants it: without what a data URL begins with."""
     if image.data:
         return base64.b64encode(image.data).decode()
-    return image.url.partition(",")[2]
+    start, _, encoded = image.url.partition(",")
+    if start.startswith("data:") and not (start.endswith(";base64") and encoded):
+        draft.reject(field, "must be a data URL in base64 for a backend of kind ollama")
+    return encoded

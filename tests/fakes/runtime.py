@@ -22,7 +22,8 @@ class Runtime:
 
     Args:
         tokens: What each chat is answered with.
-        loaded: The models in memory: what it lists, though it serves others too.
+        loaded: The models in memory: what it lists, though it serves others too. Its own names
+            for them, such as `language:org/model:ctxauto:quantdefault`.
         context: How many characters a prompt may have.
         thinking: What a whole answer says it thought, in a field at its top.
     """

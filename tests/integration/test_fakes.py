@@ -151,7 +151,7 @@ async def test_a_recording_is_replayed_byte_by_byte(fake: FakeServer, path: Path
 async def test_a_recording_is_valid_http(fake: FakeServer, path: Path) -> None:
     fake.script(ANY, Reply.replay(path))
     if not recordings.is_whole(recordings.read(path)):
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read|without sending complete"):
             await ask(fake)
         return
     response = await ask(fake)
@@ -470,7 +470,7 @@ async def test_llamafarm_is_healthy_by_its_words_and_serves_its_app_on_unknown_p
 
 
 async def test_llamafarm_lists_a_projects_models_and_embeds_by_its_runtime() -> None:
-    up, down = LlamaFarm(models=["a", "b"]), LlamaFarm(runtime_up=False)
+    up, down = LlamaFarm(models=["a", "b"], default="a"), LlamaFarm(runtime_up=False)
     body = {"model": "a", "input": "x"}
     async with FakeServer(up) as fake, FakeServer(down) as other:
         models = (await ask(fake, "/v1/projects/default/fake/models")).json()
@@ -486,7 +486,7 @@ async def test_llamafarm_lists_a_projects_models_and_embeds_by_its_runtime() -> 
 
 async def test_llamafarm_hides_errors_and_once_ignored_the_stream(fake: FakeServer) -> None:
     fake.script(CHAT, apology(), failed_midway("Half"))
-    assert deltas((await ask(fake)).text)[0]["content"].startswith("I'm sorry")
+    assert deltas((await ask(fake)).text)[0]["content"].startswith("I notice my previous")
     midway = (await ask(fake)).text
     assert '"finish_reason": null' in midway
     assert '"finish_reason": "stop"' not in midway

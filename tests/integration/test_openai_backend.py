@@ -494,7 +494,7 @@ async def test_llamafarms_canned_apology_cannot_be_told_from_an_answer(
     """It is a whole stream with `finish_reason: "stop"`; only LlamaFarm's own adapter can know."""
     fake.script(CHAT, apology())
     content, end = await chat(backend)
-    assert content.startswith("I'm sorry")
+    assert content.startswith("I notice my previous")
     assert end.usage.source is UsageSource.MISSING
 
 
