@@ -356,13 +356,13 @@ def test_what_extra_gets_wrong_is_rejected_by_name(extra: Any, field: str) -> No
     assert at_fault(failure) == [field]
 
 
+@pytest.mark.parametrize("make", [body, embed])
 @pytest.mark.parametrize("name", sorted(OWN_FIELDS))
-def test_extra_cannot_set_a_field_of_the_request_itself(name: str) -> None:
-    for call in (lambda: body(extra={name: 1}), lambda: embed(extra={name: 1})):
-        with pytest.raises(Failure) as caught:
-            call()
-        assert caught.value.reason is Reason.INVALID_FIELD
-        assert at_fault(caught.value) == [f"extra.{name}"]
+def test_extra_cannot_set_a_field_of_the_request_itself(name: str, make: Any) -> None:
+    with pytest.raises(Failure) as caught:
+        make(extra={name: 1})
+    assert caught.value.reason is Reason.INVALID_FIELD
+    assert at_fault(caught.value) == [f"extra.{name}"]
 
 
 @pytest.mark.parametrize("name", sorted(TYPED_OPTIONS))
