@@ -44,9 +44,11 @@ class Limiter:
         self.waiting += 1
         try:
             await self._permits.acquire()
-        finally:
+        except BaseException:
             self.waiting -= 1
             self._note_idle()
+            raise
+        self.waiting -= 1
         self.active += 1
         try:
             yield

@@ -25,6 +25,7 @@ from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.start import find_children, running
+from atmosphere_grpc.integrations.discovery import Discovery
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, Timeouts
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.server import Server
@@ -107,7 +108,7 @@ def embedded_integration(children: Sequence[LlamaServer]) -> Integration:
 
 @contextlib.asynccontextmanager
 async def serving(
-    state_dir: Path, *integrations: Integration, **settings: Any
+    state_dir: Path, *integrations: Integration | Discovery, **settings: Any
 ) -> AsyncIterator[Served]:
     """A server on a free port, which probes only when it starts or is woken."""
     given = {"listen": "127.0.0.1:0", "node_id": NODE, "probe_interval": 3600, **settings}

@@ -1,0 +1,164 @@
+"""The projects of a namespace as integrations: found, lost, and served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from atmosphere_grpc.composition import integration_of
+from atmosphere_grpc.config import Integration as Settings
+from atmosphere_grpc.domain import IntegrationState
+from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.integrations.discovery import Discovery
+from atmosphere_grpc.integrations.registry import PROBE_TIMEOUT_S, Registry
+from atmosphere_grpc.v1 import execution_pb2
+from tests.fakes import MODEL, FakeServer, LlamaFarm, Reply, Until, answer_events
+from tests.fakes.sockets import refusing
+from tests.integration.conftest import chat_request, content, first_delta, read, serving, until
+
+BOTS = ["me/one", "me/Two", "you/three"]
+
+
+def discovery(url: str) -> Discovery:
+    """A discovery of the namespace `me`, as it is configured."""
+    settings = Settings.model_validate(
+        {"id": "farm", "kind": "llamafarm", "base_urls": [url], "discover": "me"}
+    )
+    made = integration_of(settings)
+    assert isinstance(made, Discovery)
+    return made
+
+
+@asynccontextmanager
+async def probing(entry: Discovery) -> AsyncIterator[Registry]:
+    """A registry that looks once, and again when it is woken."""
+    registry = Registry([entry])
+    looked = asyncio.Event()
+    registry.on_change = looked.set
+    registry.start(3600)
+    while not registry.looked_at:
+        await looked.wait()
+        looked.clear()
+    try:
+        yield registry
+    finally:
+        await registry.aclose()
+
+
+def ids(registry: Registry) -> list[str]:
+    return sorted(item.spec.id for item in registry)
+
+
+async def test_every_project_of_the_namespace_is_an_integration() -> None:
+    async with FakeServer(LlamaFarm(projects=BOTS)) as fake, probing(discovery(fake.url)) as found:
+        assert ids(found) == ["farm.one", "farm.two"]
+        assert {item.state for item in found} == {IntegrationState.UP}
+        assert found.unfound == ()
+        assert "/v1/projects/me/Two/models" in [request.path for request in fake.requests]
+
+
+async def test_a_project_that_is_made_later_is_found_and_one_that_is_deleted_goes() -> None:
+    dialect = LlamaFarm(projects=BOTS)
+    async with FakeServer(dialect) as fake, probing(discovery(fake.url)) as found:
+        dialect.projects += ["me/four"]
+        dialect.projects.remove("me/one")
+        found.wake("farm")
+        await until(lambda: ids(found) == ["farm.four", "farm.two"], "the other projects")
+        await until(lambda: found.looked_at, "a look at the new one")
+        assert {item.state for item in found} == {IntegrationState.UP}
+
+
+async def test_a_namespace_that_cannot_be_listed_says_why() -> None:
+    with refusing() as address:
+        async with probing(discovery(f"http://{address}")) as found:
+            (status,) = found.unfound
+            assert (status.id, status.kind, status.state) == (
+                "farm",
+                "llamafarm",
+                IntegrationState.DOWN,
+            )
+            assert "connection refused" in status.error
+            assert status.endpoints == (address,)
+            with pytest.raises(Failure) as caught:
+                found.get("farm")
+            assert caught.value.reason is Reason.BACKEND_UNAVAILABLE
+            with pytest.raises(Failure) as caught:
+                found.get("other")
+            assert caught.value.reason is Reason.INTEGRATION_NOT_FOUND
+
+
+async def test_what_was_found_is_kept_while_it_cannot_be_listed() -> None:
+    async with FakeServer(LlamaFarm(projects=BOTS)) as fake:
+        entry = discovery(fake.url)
+        async with probing(entry) as found:
+            fake.always("/v1/projects/me", Reply.json({"error": "x"}, 500))
+            assert await entry.look(PROBE_TIMEOUT_S) == ([], [])
+            assert entry.status.reason is Reason.BACKEND_ERROR
+            assert ids(found) == ["farm.one", "farm.two"]
+
+
+async def test_an_empty_namespace_is_no_fault_but_has_nothing() -> None:
+    async with FakeServer(LlamaFarm(projects=[])) as fake, probing(discovery(fake.url)) as found:
+        assert ids(found) == []
+        (status,) = found.unfound
+        assert (status.state, status.reason) == (IntegrationState.UP, None)
+
+
+async def test_a_project_whose_name_could_lead_elsewhere_is_left_out_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    strange = ["me/..", "me/.hidden", "me/a b", "me/ok"]
+    async with FakeServer(LlamaFarm(projects=strange)) as fake:
+        entry = discovery(fake.url)
+        async with probing(entry) as found:
+            await entry.look(PROBE_TIMEOUT_S)
+            assert ids(found) == ["farm.ok"]
+    assert caplog.text.count("is left out") == 3
+
+
+async def test_a_project_that_goes_is_closed_after_its_last_call(tmp_path: Path) -> None:
+    dialect, go_on = LlamaFarm(projects=["me/one"]), asyncio.Event()
+    async with FakeServer(dialect) as fake:
+        events = [*answer_events(["Still", " here"], usage=None)]
+        path = "/v1/projects/me/one/chat/completions"
+        fake.script(path, Reply.stream(*events[:2], Until(go_on), *events[2:]))
+        async with serving(tmp_path, discovery(fake.url)) as served:
+            call = served.stub.Chat(chat_request(integration_id="farm.one"))
+            await first_delta(call)
+            dialect.projects.clear()
+            served.server.registry.wake("farm")
+            await until(lambda: not ids(served.server.registry), "the project to go")
+            go_on.set()
+            events_left, failure = await read(call)
+            assert failure is None
+            assert content(events_left) == " here"
+
+
+async def test_a_call_goes_to_the_project_that_it_names(tmp_path: Path) -> None:
+    async with FakeServer(LlamaFarm(projects=BOTS)) as fake:
+        async with serving(tmp_path, discovery(fake.url)) as served:
+            listed = await served.stub.ListIntegrations(execution_pb2.ListIntegrationsRequest())
+            assert sorted(item.id for item in listed.integrations) == ["farm.one", "farm.two"]
+            events, failure = await read(
+                served.stub.Chat(chat_request(integration_id="farm.two", model=MODEL))
+            )
+            assert failure is None
+            assert content(events) == "Hello world"
+        (request,) = [item for item in fake.requests if item.method == "POST"]
+        assert request.path == "/v1/projects/me/Two/chat/completions"
+
+
+async def test_a_namespace_that_is_down_is_listed_as_such(tmp_path: Path) -> None:
+    with refusing() as address:
+        async with serving(tmp_path, discovery(f"http://{address}")) as served:
+            listed = await served.stub.ListIntegrations(execution_pb2.ListIntegrationsRequest())
+            (item,) = listed.integrations
+            assert (item.id, item.error_reason) == ("farm", "BACKEND_UNAVAILABLE")
+            models = await served.stub.ListModels(execution_pb2.ListModelsRequest())
+            assert [down.integration_id for down in models.unavailable] == ["farm"]
