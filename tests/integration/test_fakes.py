@@ -151,7 +151,9 @@ async def test_a_recording_is_replayed_byte_by_byte(fake: FakeServer, path: Path
 async def test_a_recording_is_valid_http(fake: FakeServer, path: Path) -> None:
     fake.script(ANY, Reply.replay(path))
     if not recordings.is_whole(recordings.read(path)):
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read|without sending complete"):
+        with pytest.raises(
+            httpx.RemoteProtocolError, match=r"incomplete chunked read|without sending complete"
+        ):
             await ask(fake)
         return
     response = await ask(fake)
