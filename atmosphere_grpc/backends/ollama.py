@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -68,7 +68,7 @@ class OllamaBackend:
         self._endpoint = self._wire.endpoint
         self._context_length = context_length
         self._loaded_with: dict[str, int | None] = {}  # context by model in memory
-        self._shown: dict[tuple[str, str], tuple[str, ...] | None] = {}  # by name and digest
+        self._shown: dict[tuple[str, str], tuple[str, ...]] = {}  # by name and digest
         self._asked = False
 
     @property
@@ -165,9 +165,10 @@ class OllamaBackend:
 
     async def models(self) -> tuple[Model, ...]:
         """The models on disk, and which of them are in memory."""
-        tags, residents = await asyncio.gather(
-            self._get("api/tags", tags_decoder), self._get("api/ps", residents_decoder)
-        )
+        async with _together() as group:
+            listing = group.create_task(self._get("api/tags", tags_decoder))
+            running = group.create_task(self._get("api/ps", residents_decoder))
+        tags, residents = listing.result(), running.result()
         self._loaded_with = {item.name: item.context_length for item in residents.models or ()}
         self._asked = True
         # Those of Ollama's cloud are no local models: a prompt must not leave the machine unasked.
@@ -175,12 +176,18 @@ class OllamaBackend:
         turns = asyncio.Semaphore(SHOW_AT_A_TIME)
         abilities = await asyncio.gather(*(self._abilities(file, turns) for file in files))
         # Not more than there are: models come and go.
-        self._shown = {_key(file): known for file, known in zip(files, abilities, strict=True)}
+        self._shown = {
+            _key(file): known
+            for file, known in zip(files, abilities, strict=True)
+            if known is not None
+        }
         return tuple(map(self._model, files, abilities))
 
     def _num_ctx(self, model: str) -> int | None:
         """The context to ask for: always the same of a model in memory, which stays there."""
-        return self._context_length or self._loaded_with.get(model)
+        # A name without a tag is Ollama's for the latest.
+        loaded_with = self._loaded_with.get(model) or self._loaded_with.get(f"{model}:latest")
+        return self._context_length or loaded_with
 
     def _model(self, file: Tag, abilities: tuple[str, ...] | None) -> Model:
         loaded = file.name in self._loaded_with
@@ -202,7 +209,7 @@ class OllamaBackend:
     async def _abilities(self, file: Tag, turns: asyncio.Semaphore) -> tuple[str, ...] | None:
         """What a model can do, in Ollama's words; asked once, since a model's file stays as it is.
 
-        None where the server does not tell.
+        Nothing where the server does not tell; None where it failed to, and may do so next time.
         """
         if file.capabilities:
             return tuple(file.capabilities)
@@ -214,9 +221,9 @@ class OllamaBackend:
                 shown = shown_decoder.decode(
                     await self._wire.post("api/show", body, connect_s=float("inf"))
                 )
-            except (HttpStatus, *MALFORMED):
+            except (Failure, HttpStatus, *MALFORMED):
                 return None
-        return tuple(shown.capabilities or ()) or None
+        return tuple(shown.capabilities or ())
 
     async def _get(self, path: str, decoder: msgspec.json.Decoder[T]) -> T:
         try:
@@ -227,6 +234,16 @@ class OllamaBackend:
             raise self._endpoint.contract(
                 f"its answer to /{path} is not a list of models", detail=str(error)
             ) from None
+
+
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks of which the first to fail ends the others, and is the one that is told."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 def _key(file: Tag) -> tuple[str, str]:
