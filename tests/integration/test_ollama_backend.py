@@ -48,6 +48,7 @@ from tests.fakes import (
     Close,
     ColdModel,
     FakeServer,
+    Load,
     Ollama,
     Reply,
     Reset,
@@ -66,6 +67,7 @@ from tests.fakes.ollama import (
     tool_call_message,
 )
 from tests.fakes.reply import head
+from tests.integration.conftest import until
 
 CHAT, EMBEDDINGS = "/api/chat", "/api/embed"
 TAGS, PS, SHOW = "/api/tags", "/api/ps", "/api/show"
@@ -1073,24 +1075,37 @@ async def test_a_call_that_is_cancelled_while_a_model_loads_gives_the_load_up(pa
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "sent",
     [
-        pytest.param(Reply.raw(Stall()), id="before the headers"),
-        pytest.param(lines(Stall()), id="before the first line"),
-        pytest.param(lines(HALF[:9], Stall()), id="within a line"),
-        pytest.param(lines(line({"thinking": "Hm"}), Stall()), id="while it thinks"),
-        pytest.param(lines(HALF, Stall()), id="in mid-stream"),
-        pytest.param(lines(Send(HALF, times=10**9)), id="of an endless stream"),
+        pytest.param(None, id="before the headers"),
+        pytest.param((), id="before the first line"),
+        pytest.param((HALF[:9],), id="within a line"),
+        pytest.param((line({"thinking": "Hm"}),), id="while it thinks"),
+        pytest.param((HALF,), id="in mid-stream"),
     ],
 )
 async def test_a_call_that_is_cancelled_closes_the_backends_socket_at_once(
-    fake: FakeServer, backend: OllamaBackend, reply: Reply
+    fake: FakeServer, backend: OllamaBackend, sent: tuple[bytes, ...] | None
 ) -> None:
-    fake.script(CHAT, reply)
+    rest = ColdModel()  # tells when all before it was sent
+    fake.script(CHAT, Reply.raw(Load(rest)) if sent is None else lines(*sent, Load(rest)))
     task = asyncio.create_task(ignored(read(backend)))
-    await fake.arrived()
+    await until(lambda: rest.begun == 1, "the server to have sent what it sends")
     assert await gone_after(fake, task) < PROMPT_S
     await fake.settled(0)
+    assert rest.aborted == 1
+
+
+async def test_an_endless_stream_that_is_left_is_not_read_to_its_end(
+    fake: FakeServer, backend: OllamaBackend
+) -> None:
+    fake.script(CHAT, lines(Send(HALF, times=10**9)))
+    events = backend.chat(MODEL, CALL, connect_s=1)
+    async with asyncio.timeout(PATIENCE_S), aclosing(events):
+        while not isinstance(await anext(events), Delta):
+            pass
+    left_at = asyncio.get_running_loop().time()
+    assert await fake.client_gone() - left_at < PROMPT_S
 
 
 async def test_a_stream_that_is_left_halfway_closes_the_backends_socket(
