@@ -9,18 +9,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from atmosphere_grpc.backends.extra import LLAMAFARM_CHAT, RUNTIME_CHAT
+from atmosphere_grpc.backends.ollama_request import CHAT_FIELDS, EMBED_FIELDS, OPTIONS
+from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refused, Rule, Sent
 from atmosphere_grpc.codec import kwargs
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/errors.md", "docs/configuration.md")
+DOCUMENTS = ("README.md", "docs/errors.md", "docs/configuration.md", "docs/backends.md")
 _PART = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
@@ -52,16 +55,70 @@ def kwarg_names() -> str:
     return ", ".join(f"`{name}`" for name in kwargs.KEYS) + "\n"
 
 
+def parameters() -> str:
+    """What each dialect does with each parameter."""
+    return table(
+        ("parameter", *(f"`{dialect}`" for dialect in Dialect)),
+        (
+            (f"`{parameter}`", *(_rule(row[dialect]) for dialect in Dialect))
+            for parameter, row in MATRIX.items()
+        ),
+    )
+
+
+def extra() -> str:
+    """What `extra` may hold, by dialect."""
+    known = {
+        "llamafarm": LLAMAFARM_CHAT,
+        "universal runtime": RUNTIME_CHAT,
+        "ollama": {**CHAT_FIELDS, **{f"options.{name}": kind for name, kind in OPTIONS.items()}},
+        "ollama, embeddings": EMBED_FIELDS,
+    }
+    return table(
+        ("backend", "fields of `extra`"),
+        (
+            (f"`{name}`", ", ".join(f"`{field}` ({_kind(kind)})" for field, kind in held.items()))
+            for name, held in known.items()
+        ),
+    )
+
+
+def _rule(rule: Rule) -> str:
+    match rule:
+        case Sent(path, note):
+            return f"`{path}`" + (f"; {note}" if note else "")
+        case Honoured(how):
+            return f"honoured: {how}"
+        case Refused(remedy):
+            return "**refused**" + ("" if rule == Refused() else f": {remedy}")
+
+
+def _kind(kind: Any) -> str:
+    """A type, as people write it."""
+    if get_origin(kind) is Annotated:
+        kind, *_ = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if parts := get_args(kind):
+        if get_origin(kind) is list:
+            return f"list of {_kind(parts[0])}"
+        return "object" if get_origin(kind) is dict else " or ".join(map(_kind, parts))
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}[kind]
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "errors": errors,
     "settings": settings,
     "kwargs": kwarg_names,
+    "parameters": parameters,
+    "extra": extra,
 }
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
-        section = _section(field.annotation)
+        by_name = get_origin(field.annotation) is dict
+        section = None if by_name else _section(field.annotation)
         many = section is not None and section is not field.annotation and "list" in str(field)
         path = f"{prefix}{name}{'[]' if many else ''}"
         if section is None or many:
