@@ -1,15 +1,14 @@
 """LlamaFarm's server.
 
-The error bodies, the 404s and the plain JSON that answers a request for a stream
-are as observed on a server of August 2025; all else is derived from its source
-(`server/api/routers`), not observed.
+What an `old` one says, `/info` and the error of a project that is not there are as observed on a
+server of August 2025; all else is derived from its source (`server/api/routers`), not observed.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.fakes import chunks
@@ -26,6 +25,10 @@ APOLOGY = (
     "asking about a particular feature or need help with something specific, please let me know "
     "and I'll do my best to assist you properly."
 )
+#: What it says when the model was asked as often as it may be.
+ENOUGH = "I've reached the maximum number of tool calls. Please try rephrasing your question."
+#: How often it asks the model for one answer.
+ROUNDS = 10
 #: What a project's models hold beside their names, and nobody must be shown.
 MODEL_KEY = "sk-of-a-project"
 
@@ -39,18 +42,26 @@ def apology(finish: str | None = "stop") -> Reply:
     return Reply.stream(chunks.event(chunks.chunk(content, finish=finish)), chunks.DONE)
 
 
+def answer_events(tokens: Sequence[str], finish: str | None = "stop") -> Iterator[bytes]:
+    """The events of an answer, one a token, without what is null. Derived from source."""
+    for token in tokens:
+        yield chunks.event(_without_nulls(chunks.text(token)))
+    if finish is not None:
+        yield chunks.event(_without_nulls(chunks.chunk(finish=finish)))
+
+
 def cut_and_begun_anew(*tokens: str) -> Reply:
-    """An answer that was cut by its length, after which it asks the model once more.
+    """An answer that was cut by its length, after which it asks the model again and again.
 
     Derived from source, not observed.
     """
-    events = [*chunks.answer_events(tokens, finish="length", usage=None, done=False)]
-    return Reply.stream(*events, *events, *chunks.answer_events(["enough"], usage=None))
+    rounds = [*answer_events(tokens, "length")] * ROUNDS
+    return Reply.stream(*rounds, *answer_events([ENOUGH]), chunks.DONE)
 
 
 def failed_midway(*tokens: str) -> Reply:
     """An error after some text: `[DONE]`, but no finish_reason. Derived from source."""
-    return Reply.stream(*chunks.answer_events(tokens, finish=None, usage=None))
+    return Reply.stream(*answer_events(tokens, None), chunks.DONE)
 
 
 class LlamaFarm:
@@ -58,18 +69,22 @@ class LlamaFarm:
 
     Attributes:
         conversations: The messages of each session: a request without `X-No-Session` has one.
+        projects: Those that there are now, each `namespace/name`.
 
     Args:
         tokens: What each chat is answered with.
-        projects: Those that exist, each `namespace/name`; to be changed as `projects`.
-        models: The models of each project.
-        default: The one that a project calls its default.
+        projects: Those that exist at first.
+        models: The models of each project, and on disk.
+        default: The one that a project calls its default; empty for none.
         status: What `/health` says, always with HTTP 200.
-        streams: Whether `stream` is honoured; False as in August 2025.
         root_chat: Whether there is a chat outside projects, as older clients expect.
         runtime_up: Whether the runtime that makes the vectors is there.
-        old: Whether it is as in August 2025: without `/health`.
+        old: Whether it is as in August 2025: with neither `/health`, models, embeddings nor
+            streams, and with whatever model its project has.
         ill: The components that are unhealthy.
+        thinking: What the model thinks: within the text of a stream, beside a whole answer.
+        retrieved: What is found, told in an event of its own to who asks for it. How that is
+            called and what it holds is not known.
     """
 
     def __init__(
@@ -80,11 +95,12 @@ class LlamaFarm:
         models: Sequence[str] = (chunks.MODEL,),
         default: str = chunks.MODEL,
         status: str = "healthy",
-        streams: bool = True,
         root_chat: bool = False,
         runtime_up: bool = True,
         old: bool = False,
         ill: Sequence[str] = (),
+        thinking: str = "",
+        retrieved: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.conversations: dict[str, list[Any]] = {}
         self.status = status
@@ -93,67 +109,101 @@ class LlamaFarm:
         self._ill = tuple(ill)
         self._models = tuple(models)
         self._default = default
-        self._streams = streams
         self._root_chat = root_chat
         self._runtime_up = runtime_up
+        self._thinking = thinking
+        self._retrieved = list(retrieved)
         self._openai = OpenAI(tokens, reports_usage=False)
 
     def __call__(self, request: Request) -> Reply:
         """The answer to a request."""
-        if project := PROJECT.fullmatch(request.path):
-            namespace, name, what = project.groups()
+        post, path = request.method == "POST", request.path
+        if found := PROJECT.fullmatch(path):
+            namespace, name, what = found.groups()
+            if what == "models" and self._old:
+                return NOT_FOUND
+            if post is not what.startswith("chat"):
+                return NOT_ALLOWED
             if f"{namespace}/{name}" not in self.projects:
-                message = f"Project {namespace}/{name} not found"
-                error = {"error": "ProjectNotFound", "message": message, "details": None}
-                return Reply.json(error, 404)
-            return self.chat(request) if what.startswith("chat") else self._project_models()
-        if request.method == "GET" and (found := NAMESPACE.fullmatch(request.path)):
+                return self._no_project(namespace, name)
+            return self.chat(request) if post else self._project_models()
+        if path == "/v1/chat/completions" and self._root_chat:
+            return self.chat(request) if post else NOT_ALLOWED
+        if path == "/v1/nlp/embeddings" and not self._old:
+            return self._embed(request) if post else NOT_ALLOWED
+        if post:
+            return NOT_FOUND
+        if found := NAMESPACE.fullmatch(path):
             return self._list_projects(found[1])
-        match request.method, request.path:
-            case "POST", "/v1/chat/completions" if self._root_chat:
-                return self.chat(request)
-            case "GET", "/v1/chat/completions" if self._root_chat:
-                return Reply.json({"detail": "Method Not Allowed"}, 405)
-            case "GET", "/info":
-                return Reply.json({"version": "0.0.1", "data_directory": "/root/.llamafarm"})
-            case "POST", "/v1/nlp/embeddings":
-                if not self._runtime_up:
-                    detail = "Universal Runtime not available at http://127.0.0.1:11540."
-                    return Reply.json({"detail": detail}, 503)
-                return self._openai.embed(request.json)
-            case "GET", "/v1/models":
-                cards = [{"id": name, "name": name, "size": 97_000_000} for name in self._models]
-                return Reply.json({"data": cards})
-            case "GET", "/health" if self._old:
-                return Reply.json({"detail": "Not Found"}, 404)
-            case "GET", "/health":
-                names = ("server", "storage", "ollama", "rag-service")
-                components = [
-                    {"name": name, "status": "unhealthy" if name in self._ill else "healthy"}
-                    for name in names
-                ]
-                return Reply.json({"status": self.status, "components": components, "seeds": []})
-            case "GET", "/health/liveness":
+        match path:
+            case "/info":
+                return Reply.json({"version": "0.1.0", "data_directory": "/srv/llamafarm"})
+            case "/v1/models" | "/health" if self._old:
+                return NOT_FOUND
+            case "/v1/models":
+                return self._list_files()
+            case "/health":
+                return self._health()
+            case "/health/liveness":
                 return Reply.json({"status": "alive"})
-            case "GET", path if not path.startswith("/v1/"):
-                return Reply.html()
-        return Reply.json({"detail": "Not Found"}, 404)
+        return NOT_FOUND if path.startswith("/v1/") else Reply.html()
 
     def chat(self, request: Request) -> Reply:
         """The answer to a project's chat."""
         body = request.json
         if not any(message.get("role") == "user" for message in body.get("messages", ())):
             return Reply.json({"detail": "No user message provided"}, 400)
+        if body.get("model", self._default) not in (*self._models, "") and not self._old:
+            error = {"error": "InternalServerError", "message": "An unexpected error occurred"}
+            return Reply.json({**error, "details": None}, 500)
         headers: dict[str, str] = {}
-        if request.headers.get("x-no-session", "").lower() != "true":
+        if "x-no-session" not in request.headers:  # whatever it says
             key = request.headers.get("x-session-id") or str(uuid.uuid4())
             self.conversations.setdefault(key, []).extend(body["messages"])
             headers["X-Session-ID"] = key
         tokens = self._openai.tokens
-        if body.get("stream") and self._streams:
-            return Reply.stream(*chunks.answer_events(tokens, usage=None), headers=headers)
-        answer = chunks.completion({"content": "".join(tokens)}, usage=None)
-        return Reply.json(answer, headers=headers)
+        if body.get("stream") and not self._old:
+            thought = [f"<think>{self._thinking}</think>"] if self._thinking else []
+            found = self._retrieved if body.get("include_sources") else []
+            told = [chunks.event({"sources": found}, name="sources")] if found else []
+            events = [*told, *answer_events([*thought, *tokens]), chunks.DONE]
+            return Reply.stream(*events, headers=headers)
+        beside = {"thinking": {"content": self._thinking}} if self._thinking else {}
+        answer = chunks.completion({"content": "".join(tokens)}, usage=None, **beside)
+        return Reply.json(answer if self._old else _without_nulls(answer), headers=headers)
+
+    def _no_project(self, namespace: str, name: str) -> Reply:
+        error, message = "ProjectNotFound", f"Project {namespace}/{name} not found"
+        if self._old:
+            error, message = "ProjectConfigError", f"Directory does not exist: /srv/{name}"
+        body = {"error": error, "message": message, "details": None}
+        return Reply.json(body, 422 if self._old else 404)
+
+    def _embed(self, request: Request) -> Reply:
+        if not self._runtime_up:
+            detail = "Universal Runtime not available at http://127.0.0.1:11540."
+            return Reply.json({"detail": detail}, 503)
+        return self._openai.embed(request.json)
+
+    def _list_files(self) -> Reply:
+        cards = [
+            {"id": name, "name": name, "size": 97_000_000, "path": f"/srv/{name}"}
+            for name in self._models
+        ]
+        return Reply.json({"data": cards})
+
+    def _health(self) -> Reply:
+        components = [
+            {
+                "name": name,
+                "status": "unhealthy" if name in self._ill else "healthy",
+                "message": "as it is",
+                "latency_ms": 1,
+            }
+            for name in ("server", "storage", "ollama", "rag-service")
+        ]
+        told = {"status": self.status, "summary": self.status, "components": components}
+        return Reply.json({**told, "seeds": [], "timestamp": 1_795_448_748})
 
     def _list_projects(self, namespace: str) -> Reply:
         rows = [
@@ -167,12 +217,21 @@ class LlamaFarm:
         rows = [
             {
                 "name": name,
-                "model": name,
                 "provider": "universal",
-                "base_url": None,
+                "model": f"org/{name}",
                 "api_key": MODEL_KEY,
                 "default": name == self._default,
             }
             for name in self._models
         ]
         return Reply.json({"total": len(rows), "models": rows})
+
+
+NOT_FOUND = Reply.json({"detail": "Not Found"}, 404)
+NOT_ALLOWED = Reply.json({"detail": "Method Not Allowed"}, 405)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

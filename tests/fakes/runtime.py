@@ -5,7 +5,7 @@ Derived from its source (`runtimes/universal/routers`), not observed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.fakes import chunks
@@ -15,6 +15,8 @@ from tests.fakes.request import Request
 
 #: It never counts what it generated, and reports on whole answers only.
 USAGE = {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
+#: How many tokens an answer may have where the request does not say.
+MAX_TOKENS = 512
 
 
 class Runtime:
@@ -39,7 +41,7 @@ class Runtime:
         self.loaded = tuple(loaded)
         self._context = context
         self._thinking = thinking
-        self._openai = OpenAI(tokens, role_repeated=True, reports_usage=False)
+        self._tokens = tuple(tokens)
 
     def __call__(self, request: Request) -> Reply:
         """The answer to a request."""
@@ -47,25 +49,17 @@ class Runtime:
             case "POST", "/v1/chat/completions":
                 return self.chat(request.json)
             case "POST", "/v1/embeddings":
-                return self._openai.embed(request.json)
+                return OpenAI().embed(request.json)
+            case _, "/v1/chat/completions" | "/v1/embeddings":
+                return Reply.json({"detail": "Method Not Allowed"}, 405)
             case "GET", "/v1/models":
-                owner = "transformers-runtime"
-                cards = [
-                    {
-                        "id": name,
-                        "object": "model",
-                        "created": 1,
-                        "owned_by": owner,
-                        "type": "language",
-                    }
-                    for name in self.loaded
-                ]
+                about = {"object": "model", "created": 1, "owned_by": "transformers-runtime"}
+                cards = [{"id": name, **about, "type": "language"} for name in self.loaded]
                 return Reply.json({"object": "list", "data": cards})
             case "GET", "/health":
-                device = {"platform": "Linux", "device": "cpu"}
-                return Reply.json(
-                    {"status": "healthy", "device": device, "loaded_models": list(self.loaded)}
-                )
+                health = {"status": "healthy", "device": {"platform": "Linux", "device": "cpu"}}
+                process = {"timestamp": "2026-01-01T00:00:00", "pid": 7}
+                return Reply.json({**health, "loaded_models": list(self.loaded), **process})
         return Reply.json({"detail": "Not Found"}, 404)
 
     def chat(self, body: Any) -> Reply:
@@ -74,12 +68,24 @@ class Runtime:
             missing = {"type": "missing", "loc": ["body", "model"], "msg": "Field required"}
             return Reply.json({"detail": [missing]}, 422)
         prompt = sum(len(message.get("content") or "") for message in body["messages"])
+        room: dict[str, Any] = {"total_context": self._context, "prompt_tokens": prompt}
         if prompt > self._context and body.get("auto_truncate") is False:
-            detail = {"error": "context_length_exceeded", "message": "Prompt exceeds context limit"}
-            return Reply.json({"detail": detail}, 400)
+            message = "Prompt exceeds context limit"
+            error = {"error": "context_length_exceeded", "message": message, "context_usage": room}
+            return Reply.json({"detail": error}, 400)
+        tokens = self._tokens[: body.get("max_tokens") or MAX_TOKENS]
         if body.get("stream"):
-            return self._openai.chat(body)
-        answer = chunks.completion({"content": "".join(self._openai.tokens)}, usage=USAGE)
+            return Reply.stream(*_answer_events(tokens))
+        room["truncated"] = prompt > self._context
+        answer = chunks.completion({"content": "".join(tokens)}, usage=USAGE, x_context_usage=room)
         if self._thinking:
             answer["thinking"] = {"content": self._thinking, "tokens": None}
         return Reply.json(answer)
+
+
+def _answer_events(tokens: Sequence[str]) -> Iterator[bytes]:
+    """The events of an answer, each with the role; it calls a cut one stopped too."""
+    for token in ("", *tokens):
+        yield chunks.event(chunks.chunk({"role": "assistant", "content": token}))
+    yield chunks.event(chunks.chunk(finish="stop"))
+    yield chunks.DONE

@@ -40,7 +40,14 @@ from tests.fakes import (
     sockets,
     text,
 )
-from tests.fakes.llamafarm import apology, failed_midway
+from tests.fakes.llamafarm import (
+    APOLOGY,
+    ENOUGH,
+    MODEL_KEY,
+    apology,
+    cut_and_begun_anew,
+    failed_midway,
+)
 
 CHAT = "/v1/chat/completions"
 RECORDED = sorted(recordings.WIRE.rglob("*.resp.txt"))
@@ -453,9 +460,9 @@ async def test_llamafarm_keeps_a_session_unless_asked_not_to() -> None:
         new = await ask(fake, path, ASK)
         key = new.headers["x-session-id"]
         again = await ask(fake, path, ASK, **{"X-Session-ID": key})
-        none = await ask(fake, path, ASK, **{"X-No-Session": "true"})
+        none = await ask(fake, path, ASK, **{"X-No-Session": "false", "X-Session-ID": key})
     assert again.headers["x-session-id"] == key
-    assert "x-session-id" not in none.headers
+    assert "x-session-id" not in none.headers  # that the header is there is what counts
     assert [len(messages) for messages in dialect.conversations.values()] == [2]
 
 
@@ -486,16 +493,94 @@ async def test_llamafarm_lists_a_projects_models_and_embeds_by_its_runtime() -> 
     assert failed.status_code == 503
 
 
-async def test_llamafarm_hides_errors_and_once_ignored_the_stream(fake: FakeServer) -> None:
-    fake.script(CHAT, apology(), failed_midway("Half"))
-    assert deltas((await ask(fake)).text)[0]["content"].startswith("I notice my previous")
+async def test_llamafarm_hides_errors(fake: FakeServer) -> None:
+    fake.script(CHAT, apology(), apology(None), failed_midway("Half"))
+    for finish in ("stop", None):
+        hidden = (await ask(fake)).text
+        assert deltas(hidden) == [{"role": "assistant", "content": APOLOGY}]
+        assert f'"finish_reason": {json.dumps(finish)}' in hidden
     midway = (await ask(fake)).text
-    assert '"finish_reason": null' in midway
-    assert '"finish_reason": "stop"' not in midway
+    assert '"finish_reason"' not in midway
     assert midway.endswith(DONE.decode())
-    async with FakeServer(LlamaFarm(streams=False)) as old:
-        response = await ask(old, "/v1/projects/default/fake/chat/completions", ASK)
-    assert response.headers["content-type"] == "application/json"
+
+
+async def test_llamafarm_begins_a_cut_answer_anew_ten_times(fake: FakeServer) -> None:
+    fake.script(CHAT, cut_and_begun_anew("One"))
+    said = [delta.get("content") for delta in deltas((await ask(fake)).text)]
+    assert said == ["One", None] * 10 + [ENOUGH, None]
+
+
+async def test_llamafarm_leaves_out_what_is_null_and_says_what_it_found_and_thought() -> None:
+    dialect = LlamaFarm(thinking="Hm.", retrieved=[{"content": "Tea."}])
+    async with FakeServer(dialect) as fake:
+        path = "/v1/projects/default/fake/chat/completions"
+        streamed = (await ask(fake, path, {**ASK, "include_sources": True})).text
+        unasked = (await ask(fake, path, ASK)).text
+        whole = (await ask(fake, path, {**ASK, "stream": False})).json()
+    assert "null" not in streamed
+    assert streamed.startswith('event: sources\ndata: {"sources": [{"content": "Tea."}]}\n\n')
+    assert [delta.get("content") for delta in deltas(unasked)] == [
+        *("<think>Hm.</think>", "Hello", " world"),
+        None,
+    ]
+    assert whole["thinking"] == {"content": "Hm."}
+    assert whole["choices"][0]["message"]["content"] == "Hello world"
+
+
+async def test_llamafarm_lists_the_projects_that_there_are_now() -> None:
+    dialect = LlamaFarm(projects=["me/one", "you/two"])
+    async with FakeServer(dialect) as fake:
+        before = (await ask(fake, "/v1/projects/me")).json()
+        dialect.projects.remove("me/one")
+        after = (await ask(fake, "/v1/projects/me")).json()
+    assert [row["name"] for row in before["projects"]] == ["one"]
+    assert before["projects"][0]["config"]["api_key"] == MODEL_KEY
+    assert after == {"total": 0, "projects": []}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "status"),
+    [
+        (LlamaFarm(), "/v1/projects/default/fake/chat/completions", 405),
+        (LlamaFarm(), "/v1/nlp/embeddings", 405),
+        (LlamaFarm(), CHAT, 404),
+        (LlamaFarm(root_chat=True), CHAT, 405),
+        (Runtime(), CHAT, 405),
+        (Runtime(), "/info", 404),
+        (LlamaFarm(old=True), "/health", 404),
+    ],
+)
+async def test_a_get_of_what_is_only_posted_to_is_not_allowed_and_of_nothing_not_found(
+    dialect: Dialect, path: str, status: int
+) -> None:
+    async with FakeServer(dialect) as fake:
+        response = await ask(fake, path)
+    what = {404: "Not Found", 405: "Method Not Allowed"}[status]
+    assert (response.status_code, response.json()) == (status, {"detail": what})
+
+
+async def test_llamafarm_fails_without_a_reason_for_a_model_that_it_does_not_know() -> None:
+    async with FakeServer(LlamaFarm()) as fake:
+        body = {**ASK, "model": "other"}
+        response = await ask(fake, "/v1/projects/default/fake/chat/completions", body)
+    assert (response.status_code, response.json()["error"]) == (500, "InternalServerError")
+
+
+async def test_llamafarm_of_august_2025_is_as_it_was_recorded() -> None:
+    async with FakeServer(LlamaFarm(old=True)) as old:
+        path = "/v1/projects/default/{}/chat/completions"
+        answer = await ask(old, path.format("fake"), {**ASK, "model": "any"})
+        missing = await ask(old, path.format("nope"), ASK)
+        info = (await ask(old, "/info")).json()
+        health, models = await ask(old, "/health"), await ask(old, "/v1/models")
+    recorded = "llamafarm-2025-08/{}.resp.txt".format
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["usage"] is None
+    assert missing.status_code == recordings.status(recorded("chat_noproject"))
+    assert missing.json().keys() == json.loads(recordings.body(recorded("chat_noproject"))).keys()
+    assert info == json.loads(recordings.body(recorded("get_info")))
+    assert health.json() == json.loads(recordings.body(recorded("get_health")))
+    assert models.status_code == recordings.status(recorded("get_v1_models"))
 
 
 async def test_the_runtime_lists_what_is_loaded_and_needs_a_model() -> None:
@@ -512,9 +597,19 @@ async def test_the_runtime_lists_what_is_loaded_and_needs_a_model() -> None:
 async def test_the_runtime_truncates_unless_told_not_to() -> None:
     async with FakeServer(Runtime(context=1)) as fake:
         silent = await ask(fake, CHAT, ASK)
+        whole = (await ask(fake, CHAT, {**ASK, "stream": False})).json()
         loud = await ask(fake, CHAT, {**ASK, "auto_truncate": False})
     assert silent.status_code == 200
+    assert whole["x_context_usage"]["truncated"] is True
     assert (loud.status_code, loud.json()["detail"]["error"]) == (400, "context_length_exceeded")
+
+
+async def test_the_runtime_repeats_the_role_and_calls_an_answer_that_it_cut_stopped() -> None:
+    async with FakeServer(Runtime()) as fake:
+        cut = (await ask(fake, CHAT, {**ASK, "max_tokens": 1})).text
+    said = [{"role": "assistant", "content": text} for text in ("", "Hello")]
+    assert deltas(cut) == [*said, {}]
+    assert '"finish_reason": "stop"' in cut
 
 
 # --- by hand -----------------------------------------------------------------------------------
