@@ -153,10 +153,11 @@ class LlamaFarmBackend:
         if dialect is Dialect.RUNTIME:
             self._lists_models = False
             cards = await self._calls.models("v1/models")
-            return tuple(filter(None, (runtime_model(card.id) for card in cards)))
-        health, models = await asyncio.gather(self._health(), self._server_models())
-        self._check(health)
-        return models
+            # The same one may be in memory more than once, with other settings.
+            loaded = dict.fromkeys(runtime_model(card.id) for card in cards)
+            return tuple(filter(None, loaded))
+        self._check(await self._health())
+        return await self._server_models()
 
     async def _recognise(self) -> Dialect:
         """Which of the two answers at the address."""
@@ -165,13 +166,13 @@ class LlamaFarmBackend:
             self._dialect = Dialect.LLAMAFARM
             return Dialect.LLAMAFARM
         health = await self._ask("health", health_decoder)
+        self._dialect = None
         if health is None or health.status not in STATUSES:
             raise self._endpoint.contract(
                 "neither a LlamaFarm server nor a Universal Runtime answers there"
             )
         is_runtime = health.device is not None or health.loaded_models is not None
         if is_runtime and self._project:
-            self._dialect = None
             raise self._endpoint.fail(
                 Reason.BACKEND_CONTRACT,
                 f"a Universal Runtime answers at {self._endpoint.address}, which has no projects – "
@@ -219,9 +220,10 @@ class LlamaFarmBackend:
                 )
                 for row in rows
             )
-        body, has_root_chat = await asyncio.gather(self._get("v1/models"), self._has_root_chat())
+        body = await self._get("v1/models")
         if body is None:
             return ()
+        has_root_chat = await self._has_root_chat()
         files = decode(self._endpoint, files_decoder, body, "the models on disk")
         return tuple(
             Model(
@@ -250,7 +252,7 @@ class LlamaFarmBackend:
         except HttpStatus as answer:
             if answer.status == 404 and not is_projects_fault(answer.body):
                 return None
-            raise self._explain(self._endpoint, answer) from None
+            raise _speechless(self._explain(self._endpoint, answer)) from None
 
     async def _ask(self, path: str, decoder: msgspec.json.Decoder[T]) -> T | None:
         """A small JSON object; None where there is none, or another."""
@@ -271,17 +273,21 @@ class LlamaFarmBackend:
     def _explain(self, endpoint: Endpoint, answer: HttpStatus) -> Failure:
         """The failure that an answer other than 2xx stands for."""
         if answer.status in (404, 422) and is_projects_fault(answer.body):
-            failure = endpoint.unavailable(
+            # Without its words: they may quote the project's configuration.
+            return endpoint.unavailable(
                 f'LlamaFarm has no project "{self._project}", or cannot read it (create it, or '
                 "correct project)"
             )
-            failure.words = endpoint.words(answer.body)
-            return failure
         if answer.status == 404 and self._dialect is not Dialect.RUNTIME:
+            remedy = (
+                "update it"
+                if self._project
+                else "most answer chats in projects only: set project: namespace/name, or "
+                "discover: namespace"
+            )
             return endpoint.fail(
                 Reason.CAPABILITY_UNSUPPORTED,
-                "this LlamaFarm server has no such path (HTTP 404); most answer chats in projects "
-                "only – set project: namespace/name, or discover: namespace",
+                f"this LlamaFarm server has no such path (HTTP 404) – {remedy}",
             )
         return from_status(endpoint, answer)
 
@@ -313,13 +319,19 @@ class LlamaFarmNamespace:
         try:
             body = await self._wire.get(f"v1/projects/{self._namespace}")
         except HttpStatus as answer:
-            raise from_status(endpoint, answer) from None
+            raise _speechless(from_status(endpoint, answer)) from None
         what = f"the projects of namespace {self._namespace}"
         return tuple(row.name for row in decode(endpoint, projects_decoder, body, what).projects)
 
     async def aclose(self) -> None:
         """Closes every connection."""
         await self._wire.aclose()
+
+
+def _speechless(failure: Failure) -> Failure:
+    """The same without the server's words: those about a project's configuration may hold keys."""
+    failure.words = ""
+    return failure
 
 
 def _session_headers(call: ChatCall) -> Mapping[str, str]:

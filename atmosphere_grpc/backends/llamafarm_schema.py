@@ -98,10 +98,11 @@ projects_decoder = msgspec.json.Decoder(Projects)
 _error_decoder = msgspec.json.Decoder(ErrorName)
 
 #: How a runtime calls what it has in memory (`make_language_cache_key` and
-#: `make_encoder_cache_key` in its sources): not by the name that a request must use.
+#: `make_encoder_cache_key` in its sources): not by the name that a request must use. What follows
+#: the name differs from version to version, but for what it begins with.
 _KEYS = (
-    (re.compile(r"language:(.+?)((?::(?:ctx|batch|gpu|quant)[^:]*)+)"), Capability.CHAT),
-    (re.compile(r"encoder:embedding:[^:]*:(.+?)((?::(?:quant|len)[^:]*)+)"), Capability.EMBED),
+    (re.compile(r"language:(.+?)(:ctx.*)"), Capability.CHAT),
+    (re.compile(r"encoder:embedding:[^:]+:(.+?)(:quant.*)"), Capability.EMBED),
 )
 _QUANT = re.compile(r":quant(?!default)([^:]+)")
 

@@ -33,6 +33,7 @@ from atmosphere_grpc.domain import (
     Sampling,
     Source,
     Target,
+    UsageSource,
 )
 from atmosphere_grpc.errors import Failure, Reason
 from tests.fakes import (
@@ -157,7 +158,7 @@ async def test_a_runtime_is_known_by_its_answers_and_has_one_chat() -> None:
 
 
 async def test_a_server_without_a_health_page_is_known_all_the_same() -> None:
-    async with farm(LlamaFarm(old=True)) as (fake, backend):
+    async with farm() as (fake, backend):
         fake.always("/info", recorded("get_info"))
         fake.always("/health", Reply.replay(f"{AUGUST}/get_health.resp.txt"))
         assert [model.id for model in await backend.models()] == [MODEL]
@@ -194,23 +195,31 @@ async def test_another_kind_of_server_is_neither() -> None:
 
 
 async def test_another_server_at_the_address_is_recognised_at_the_next_look() -> None:
-    async with farm(LlamaFarm(root_chat=True), project="") as (fake, backend):
-        await backend.models()
-        assert (await answer(backend))[0] == "Hello world"
-        runtime = Runtime(loaded=["language:org/m:ctxauto:quantdefault"])
-        fake.always("/info", Reply.json({"detail": "Not Found"}, 404))
-        fake.always("/health", Reply.json({"status": "healthy", "loaded_models": []}))
-        fake.always("/v1/models", runtime(_get("/v1/models")))
+    dialects: list[Dialect] = [
+        LlamaFarm(root_chat=True),
+        Runtime(loaded=["language:org/m:ctxauto:quantdefault"]),
+    ]
+    async with farm(lambda request: dialects[0](request), project="") as (fake, backend):
+        assert [model.id for model in await backend.models()] == [MODEL]
+        await answer(backend)
+        del dialects[0]
         assert [model.id for model in await backend.models()] == ["org/m"]
         await answer(backend)
         chats = [item for item in fake.requests if item.method == "POST"]
         assert ["x-no-session" in item.headers for item in chats] == [True, False]
 
 
-def _get(path: str) -> Any:
-    from tests.fakes import Request
-
-    return Request("GET", path, "", {}, b"", 0, 0.0)
+@pytest.mark.parametrize("stranger", [OpenAI(), Runtime()])
+async def test_a_stranger_at_the_address_is_not_sent_chats_as_if_it_were_the_server(
+    stranger: Dialect,
+) -> None:
+    dialects: list[Dialect] = [LlamaFarm(), stranger]
+    async with farm(lambda request: dialects[0](request)) as (fake, backend):
+        await backend.models()
+        del dialects[0]
+        assert (await failed(backend.models())).reason is Reason.BACKEND_CONTRACT
+        assert (await failed_chat(backend))[1].reason is Reason.BACKEND_CONTRACT
+        assert not [item for item in fake.requests if item.method == "POST"]
 
 
 # --- projects ----------------------------------------------------------------------------------
@@ -263,14 +272,16 @@ async def test_a_project_that_is_not_there_is_named(name: str | None) -> None:
 
 
 async def test_a_server_of_august_2025_lists_no_models_and_answers_with_the_projects_own() -> None:
-    async with farm(LlamaFarm(old=True, streams=False)) as (fake, backend):
+    async with farm(LlamaFarm(old=True)) as (fake, backend):
         missing = Reply.replay(f"{AUGUST}/get_v1_models.resp.txt")
         fake.always("/v1/projects/default/fake/models", missing)
         assert [model.id for model in await backend.models()] == ["default"]
         assert not backend.lists_all_models(Capability.CHAT)
-        fake.always(IN_PROJECT, Reply.replay(f"{AUGUST}/chat_basic.resp.txt"))
+        fake.script(IN_PROJECT, Reply.replay(f"{AUGUST}/chat_basic.resp.txt"))
         said, _, end = await answer(backend)
         assert (said, end.finish_reason) == ("How can I assist you today?", FinishReason.STOP)
+        assert end.usage.source is UsageSource.MISSING
+        assert (await answer(backend))[0] == "Hello world"
 
 
 async def test_the_recorded_answer_to_a_stream_is_a_whole_one() -> None:
