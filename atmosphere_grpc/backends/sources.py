@@ -6,7 +6,8 @@ not understood is kept as metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from atmosphere_grpc.domain import Source
@@ -35,16 +36,25 @@ def _source(item: Mapping[str, Any]) -> Source:
     metadata = left.pop("metadata", None)
     if isinstance(metadata, Mapping):
         left = {**metadata, **left}
-    content = _take(left, CONTENT_NAMES, str)
-    document = _take(left, DOCUMENT_NAMES, str)
-    score = _take(left, SCORE_NAMES, (int, float))
+    content = _take(left, CONTENT_NAMES, _is_text)
+    document = _take(left, DOCUMENT_NAMES, _is_text)
+    score = _take(left, SCORE_NAMES, _is_number)
     return Source(content or "", document or "", score, left)
 
 
-def _take(left: dict[str, Any], names: Sequence[str], kind: Any) -> Any:
-    """The first of some names that has a value of a kind, which is removed."""
+def _take(left: dict[str, Any], names: Sequence[str], fits: Callable[[Any], bool]) -> Any:
+    """The first of some names that has a fitting value, which is removed."""
     for name in names:
-        value = left.get(name)
-        if isinstance(value, kind) and not isinstance(value, bool):
+        if fits(left.get(name)):
             return left.pop(name)
     return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a double holds: JSON has larger ones."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max

@@ -168,7 +168,9 @@ class LlamaFarm:
             told = [chunks.event({"sources": found}, name="sources")] if found else []
             events = [*told, *answer_events([*thought, *tokens]), chunks.DONE]
             return Reply.stream(*events, headers=headers)
-        beside = {"thinking": {"content": self._thinking}} if self._thinking else {}
+        beside: dict[str, Any] = {}
+        if self._thinking:
+            beside["thinking"] = {"content": self._thinking}
         answer = chunks.completion({"content": "".join(tokens)}, usage=None, **beside)
         return Reply.json(answer if self._old else _without_nulls(answer), headers=headers)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from atmosphere_grpc.backends import llamafarm
-from atmosphere_grpc.backends.extra import LLAMAFARM_CHAT, RUNTIME_CHAT
+from atmosphere_grpc.backends.extra import LLAMAFARM_CHAT, RUNTIME_CHAT, Count, Text, Thousand
 from atmosphere_grpc.backends.llamafarm import APOLOGY, LlamaFarmBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import (
@@ -57,13 +57,17 @@ from tests.fakes import (
 )
 from tests.fakes import llamafarm as fakes
 from tests.fakes.server import Dialect
+from tests.fakes.sockets import refusing
 
 PROJECT = "default/fake"
 IN_PROJECT = "/v1/projects/default/fake/chat/completions"
+MODELS = "/v1/projects/default/fake/models"
 ROOT = "/v1/chat/completions"
 CALL = ChatCall(Target(), (Message("user", "Hi"),))
 EMBED = EmbedCall(Target(), ("a", "b"))
 AUGUST = "llamafarm-2025-08"
+#: How soon a server must notice that it is no longer wanted, in seconds.
+PROMPT_S = 0.1
 T = TypeVar("T")
 
 
@@ -189,6 +193,26 @@ async def test_what_answers_with_a_web_page_is_neither() -> None:
         assert "<html" not in failure.message
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [(401, Reason.BACKEND_AUTH), (503, Reason.BACKEND_UNAVAILABLE)]
+)
+async def test_a_server_that_will_not_say_what_it_is_is_not_guessed_at(
+    status: int, reason: Reason
+) -> None:
+    async with farm() as (fake, backend):
+        fake.always("/info", Reply.json({"detail": "x"}, status))
+        assert (await failed(backend.models())).reason is reason
+        assert (await failed_chat(backend))[1].reason is reason
+        assert {item.path for item in fake.requests} == {"/info"}
+
+
+async def test_what_it_is_is_asked_once_for_all_chats() -> None:
+    async with farm() as (fake, backend):
+        await answer(backend)
+        await answer(backend)
+        assert [item.path for item in fake.requests] == ["/info", IN_PROJECT, IN_PROJECT]
+
+
 async def test_another_kind_of_server_is_neither() -> None:
     async with farm(OpenAI()) as (_, backend):  # it has a /health too, but in other words
         assert (await failed(backend.models())).reason is Reason.BACKEND_CONTRACT
@@ -222,6 +246,19 @@ async def test_a_stranger_at_the_address_is_not_sent_chats_as_if_it_were_the_ser
         assert not [item for item in fake.requests if item.method == "POST"]
 
 
+@pytest.mark.parametrize(
+    ("dialect", "project", "more"),
+    [(LlamaFarm(), PROJECT, {}), (Runtime(), "", {"auto_truncate": False})],
+)
+async def test_a_plain_chat_asks_for_no_more_than_it_needs(
+    dialect: Dialect, project: str, more: dict[str, Any]
+) -> None:
+    async with farm(dialect, project) as (fake, backend):
+        await answer(backend)
+        messages = [{"role": "user", "content": "Hi"}]
+        assert posted(fake).json == {"model": MODEL, "messages": messages, "stream": True, **more}
+
+
 # --- projects ----------------------------------------------------------------------------------
 
 
@@ -236,6 +273,14 @@ async def test_a_server_that_chats_in_projects_only_says_so_with_the_remedy() ->
         _, failure = await failed_chat(backend)
         assert failure.reason is Reason.CAPABILITY_UNSUPPORTED
         assert "set project: namespace/name, or discover: namespace" in failure.message
+
+
+async def test_a_project_without_a_chat_is_not_told_to_be_set() -> None:
+    async with farm() as (fake, backend):
+        fake.script(IN_PROJECT, Reply.json({"detail": "Not Found"}, 404))
+        _, failure = await failed_chat(backend)
+        assert failure.reason is Reason.CAPABILITY_UNSUPPORTED
+        assert failure.message.endswith("has no such path (HTTP 404) – update it")
 
 
 @pytest.mark.parametrize(("root_chat", "capabilities"), [(True, ()), (False, ("embed",))])
@@ -259,6 +304,20 @@ async def test_a_project_lists_its_default_first_and_nothing_else_chats() -> Non
         assert not backend.lists_all_models(Capability.EMBED)
 
 
+async def test_a_project_without_a_default_lists_its_models_in_their_order() -> None:
+    async with farm(LlamaFarm(models=["b", "a"], default="")) as (_, backend):
+        models = await backend.models()
+        assert [(model.id, model.owned_by, model.description) for model in models] == [
+            ("b", "universal", "org/b"),
+            ("a", "universal", "org/a"),
+        ]
+
+
+async def test_a_model_that_the_project_does_not_have_is_a_fault_without_a_reason() -> None:
+    async with farm(LlamaFarm(models=["other"])) as (_, backend):
+        assert (await failed_chat(backend))[1].reason is Reason.BACKEND_ERROR
+
+
 @pytest.mark.parametrize("name", [None, "chat_noproject"])
 async def test_a_project_that_is_not_there_is_named(name: str | None) -> None:
     async with farm(LlamaFarm(projects=[])) as (fake, backend):
@@ -274,7 +333,7 @@ async def test_a_project_that_is_not_there_is_named(name: str | None) -> None:
 async def test_a_server_of_august_2025_lists_no_models_and_answers_with_the_projects_own() -> None:
     async with farm(LlamaFarm(old=True)) as (fake, backend):
         missing = Reply.replay(f"{AUGUST}/get_v1_models.resp.txt")
-        fake.always("/v1/projects/default/fake/models", missing)
+        fake.always(MODELS, missing)
         assert [model.id for model in await backend.models()] == ["default"]
         assert not backend.lists_all_models(Capability.CHAT)
         fake.script(IN_PROJECT, Reply.replay(f"{AUGUST}/chat_basic.resp.txt"))
@@ -291,13 +350,26 @@ async def test_the_recorded_answer_to_a_stream_is_a_whole_one() -> None:
         assert said
 
 
-@pytest.mark.parametrize("name", ["chat_backend_down", "chat_unpatched_500"])
-async def test_a_recorded_fault_of_the_server_is_its_own(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("chat_backend_down", Reason.BACKEND_ERROR),
+        ("chat_unpatched_500", Reason.BACKEND_ERROR),
+        ("chat_badjson", Reason.BACKEND_REJECTED),
+        ("chat_badtypes", Reason.BACKEND_REJECTED),
+        ("chat_nomessages", Reason.BACKEND_REJECTED),
+    ],
+)
+async def test_a_recorded_fault_is_told_by_its_status_and_not_in_its_words(
+    name: str, reason: Reason
+) -> None:
     async with farm() as (fake, backend):
         fake.script(IN_PROJECT, Reply.replay(f"{AUGUST}/{name}.resp.txt"))
         _, failure = await failed_chat(backend)
-        assert failure.reason is Reason.BACKEND_ERROR
-        assert "unexpected" not in failure.message
+        assert failure.reason is reason
+        words = recordings.body(f"{AUGUST}/{name}.resp.txt").decode()
+        assert failure.words == words  # for the log
+        assert not {"unexpected", "valid", "provided"} & set(failure.message.split())
 
 
 # --- sessions ----------------------------------------------------------------------------------
@@ -315,11 +387,21 @@ async def test_the_callers_session_is_the_servers() -> None:
     dialect = LlamaFarm()
     async with farm(dialect) as (fake, backend):
         await answer(backend, replace(CALL, session_id="s-1"))
-        assert "x-no-session" not in posted(fake).headers
+        assert "x-no-session" not in posted(fake).headers  # it would win, whatever it says
         assert list(dialect.conversations) == ["s-1"]
 
 
-@pytest.mark.parametrize("session_id", ["../x", "..", "a/b", "a b", "a\r\nx: y", "ä", ".hidden"])
+async def test_a_recorded_session_is_an_answer_like_another() -> None:
+    async with farm() as (fake, backend):
+        fake.script(IN_PROJECT, Reply.replay(f"{AUGUST}/chat_session_own.resp.txt"))
+        said, _, _ = await answer(backend, replace(CALL, session_id="my-own-id"))
+        assert said == "Hi! How can I assist you today?"
+        assert posted(fake).headers["x-session-id"] == "my-own-id"
+
+
+@pytest.mark.parametrize(
+    "session_id", ["../x", "..", "a/b", "a b", "a\r\nx: y", "a\n", "ä", ".hidden"]
+)
 async def test_a_session_that_is_no_name_of_a_folder_is_refused(session_id: str) -> None:
     async with farm() as (fake, backend):
         _, failure = await failed_chat(backend, replace(CALL, session_id=session_id))
@@ -351,6 +433,13 @@ async def test_the_apology_that_hides_a_failure_is_told_as_one(finish: str | Non
         assert "the apology that hides a failure" in failure.message
 
 
+async def test_the_apology_is_known_however_it_is_cut() -> None:
+    async with farm() as (fake, backend):
+        fake.script(IN_PROJECT, fakes.apology().dripped())
+        said, failure = await failed_chat(backend)
+        assert (said, failure.reason) == ("", Reason.BACKEND_ERROR)
+
+
 async def test_the_apology_of_a_whole_answer_is_told_too() -> None:
     async with farm() as (fake, backend):
         fake.script(IN_PROJECT, Reply.json(completion({"content": APOLOGY})))
@@ -358,7 +447,7 @@ async def test_the_apology_of_a_whole_answer_is_told_too() -> None:
 
 
 async def test_an_answer_that_quotes_the_apology_is_an_answer() -> None:
-    async with farm(LlamaFarm([APOLOGY, " said the server."])) as (fake, backend):
+    async with farm() as (fake, backend):
         events = [*answer_events([f"{APOLOGY} said the server."], usage=None)]
         fake.script(IN_PROJECT, Reply.stream(*events))
         assert (await answer(backend))[0] == f"{APOLOGY} said the server."
@@ -390,15 +479,23 @@ async def test_a_server_that_begins_anew_is_stopped() -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"detail": "Chat service failed: 400 context_length_exceeded"}, 500),
-        ({"detail": {"error": "context_length_exceeded", "message": "x"}}, 400),
+        (
+            {
+                "detail": "Chat service failed to generate a response: Error code: 400 - {'detail':"
+                " {'error': 'context_length_exceeded'}}"
+            },
+            500,
+        ),
+        ({"detail": {"error": "context_length_exceeded", "context_usage": {}}}, 400),
+        ({"error": {"code": "context_length_exceeded", "message": "x"}}, 200),
     ],
 )
 async def test_a_prompt_that_is_too_long_is_told_whatever_the_status(
     body: Any, status: int
 ) -> None:
     async with farm() as (fake, backend):
-        fake.script(IN_PROJECT, Reply.json(body, status))
+        reply = Reply.stream(event(body)) if status == 200 else Reply.json(body, status)
+        fake.script(IN_PROJECT, reply)
         assert (await failed_chat(backend))[1].reason is Reason.CONTEXT_OVERFLOW
 
 
@@ -419,6 +516,14 @@ async def test_thinking_inside_of_the_text_is_reasoning_however_it_is_cut(size: 
     async with farm(LlamaFarm(pieces)) as (_, backend):
         said, reasoning, _ = await answer(backend)
         assert (said, reasoning) == ("Two.", "\nHm, two.\n")
+
+
+async def test_thinking_is_parted_from_the_answer_byte_by_byte() -> None:
+    async with farm() as (fake, backend):
+        pieces = ["<thi", "nk>Hm – ", "zwölf.</", "think>", "\n", "Zwölf."]
+        sent = Reply.stream(*fakes.answer_events(pieces), DONE)
+        fake.script(IN_PROJECT, sent.dripped())
+        assert (await answer(backend))[:2] == ("Zwölf.", "Hm – zwölf.")
 
 
 async def test_thinking_that_is_cut_off_is_no_text() -> None:
@@ -456,11 +561,29 @@ async def test_what_was_retrieved_comes_with_the_end(told: bytes, last: bool) ->
         assert (said, end.sources) == ("Hot.", FOUND)
 
 
-async def test_sources_that_are_not_understood_do_not_spoil_the_answer() -> None:
-    events = [*answer_events(["Hot."], usage=None)]
-    odd = [event("{", name="sources"), event(7, name="sources"), event([7, None], name="sources")]
+async def test_sources_are_told_to_who_asks_for_them() -> None:
+    async with farm(LlamaFarm(["Hot."], retrieved=SOURCES)) as (_, backend):
+        assert (await answer(backend))[2].sources == ()
+        asking = replace(CALL, extra={"include_sources": True, "sources_limit": 1})
+        said, _, end = await answer(backend, asking)
+        assert (said, end.sources) == ("Hot.", FOUND)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        event("{", name="sources"),
+        event("", name="sources"),
+        event("[" * 60_000, name="sources"),
+        event(7, name="sources"),
+        event([7, None], name="sources"),
+        event(chunk(sources="none")),
+        event(chunk(sources=None)),
+    ],
+)
+async def test_sources_that_are_not_understood_do_not_spoil_the_answer(odd: bytes) -> None:
     async with farm() as (fake, backend):
-        fake.script(IN_PROJECT, Reply.stream(*odd, *events))
+        fake.script(IN_PROJECT, Reply.stream(odd, *fakes.answer_events(["Hot."]), DONE))
         said, _, end = await answer(backend)
         assert (said, end.sources) == ("Hot.", ())
 
@@ -483,14 +606,24 @@ async def test_a_runtime_is_told_not_to_shorten_the_prompt() -> None:
 
 
 async def test_a_caller_may_have_the_prompt_shortened() -> None:
-    async with farm(Runtime(context=1), project="") as (_, backend):
+    async with farm(Runtime(context=1), project="") as (fake, backend):
         extra = {"auto_truncate": True, "truncation_strategy": "keep_system"}
         assert (await answer(backend, replace(CALL, extra=extra)))[0] == "Hello world"
+        assert posted(fake).json["auto_truncate"] is True
+
+
+@pytest.mark.parametrize("truncated", [True, False, None])
+async def test_that_a_prompt_was_shortened_is_told(truncated: bool | None) -> None:
+    async with farm(Runtime(), project="") as (fake, backend):
+        room = {"prompt_tokens": 9, "truncated": truncated}
+        fake.script(ROOT, Reply.json(completion({"content": "Hi"}, x_context_usage=room)))
+        assert (await answer(backend))[2].prompt_truncated is bool(truncated)
 
 
 @pytest.mark.parametrize(
     ("sampling", "extra", "reason"),
     [
+        (Sampling(max_tokens=1), {}, FinishReason.LENGTH),
         (Sampling(max_tokens=2), {}, FinishReason.LENGTH),
         (Sampling(max_tokens=3), {}, FinishReason.STOP),
         (Sampling(), {}, FinishReason.STOP),
@@ -505,6 +638,12 @@ async def test_an_answer_as_long_as_it_may_be_was_cut_though_a_runtime_says_stop
         assert end.finish_reason is reason
 
 
+async def test_an_answer_of_512_tokens_was_cut_where_the_caller_set_no_limit() -> None:
+    async with farm(Runtime(["x"] * 600), project="") as (_, backend):
+        said, _, end = await answer(backend)
+        assert (len(said), end.finish_reason) == (512, FinishReason.LENGTH)
+
+
 async def test_a_runtimes_keys_are_told_as_the_names_that_a_request_needs() -> None:
     keys = [
         "language:org/m:ctxauto:quantdefault",
@@ -512,6 +651,7 @@ async def test_a_runtimes_keys_are_told_as_the_names_that_a_request_needs() -> N
         "encoder:embedding:transformers:org/e:quantdefault:lenauto",
         "vision:org/v",
         "something",
+        "language:org/m:ctx8192:quantdefault",  # the same one, with more context
     ]
     async with farm(Runtime(loaded=keys), project="") as (_, backend):
         models = await backend.models()
@@ -552,36 +692,62 @@ RIGHT: dict[str, Any] = {
     "cache_type_k": "q8_0",
     "cache_type_v": "q8_0",
 }
-WRONG: dict[str, Any] = {
-    **{name: {"no": "such"} for name in RIGHT},
-    "variables": ["no", "object"],
-    "sources_limit": 51,
-    "rag_top_k": 0,
-    "truncation_strategy": "guess",
-}
-KINDS = [
-    *((LlamaFarm, PROJECT, name) for name in LLAMAFARM_CHAT),
-    *((Runtime, "", name) for name in RUNTIME_CHAT),
+#: What no field of a type may hold; a type that is not here has no test yet.
+WRONG: list[tuple[Any, list[Any]]] = [
+    (bool, [1, "true", None]),
+    (int, [1.5, "1", True]),
+    (float, ["0.5", True]),
+    (Count, [0, -1, 1.5, "4", True]),
+    (Thousand, [0, 1001]),
+    (LLAMAFARM_CHAT["sources_limit"], [0, 51]),
+    (Text, ["", 7, None]),
+    (list[Text], ["tea", ["tea", ""], [7]]),
+    (dict[str, Any], ["x", ["x"]]),
+    (RUNTIME_CHAT["truncation_strategy"], ["guess", 7]),
+]
+TABLES: list[tuple[Any, str, Mapping[str, Any]]] = [
+    (LlamaFarm, PROJECT, LLAMAFARM_CHAT),
+    (Runtime, "", RUNTIME_CHAT),
+]
+FIELDS = [(kind, project, name) for kind, project, table in TABLES for name in table]
+WRONG_FIELDS = [
+    (kind, project, name, value)
+    for kind, project, table in TABLES
+    for name, held in table.items()
+    for value in next(values for known, values in WRONG if known == held)
 ]
 
 
-@pytest.mark.parametrize(("kind", "project", "name"), KINDS)
+@pytest.mark.parametrize(("kind", "project", "name"), FIELDS)
 async def test_a_field_of_its_own_is_passed_on(kind: Any, project: str, name: str) -> None:
     async with farm(kind(), project) as (fake, backend):
         await answer(backend, replace(CALL, extra={name: RIGHT[name]}))
         assert posted(fake).json[name] == RIGHT[name]
 
 
-@pytest.mark.parametrize(("kind", "project", "name"), KINDS)
+@pytest.mark.parametrize("score", [0, 1, 0.25])
+async def test_a_whole_number_will_do_for_a_fraction(score: float) -> None:
+    async with farm() as (fake, backend):
+        await answer(backend, replace(CALL, extra={"rag_score_threshold": score}))
+        assert posted(fake).json["rag_score_threshold"] == score
+
+
+@pytest.mark.parametrize(("kind", "project", "name", "value"), WRONG_FIELDS)
 async def test_a_field_of_its_own_with_a_wrong_value_is_told(
-    kind: Any, project: str, name: str
+    kind: Any, project: str, name: str, value: Any
 ) -> None:
     async with farm(kind(), project) as (fake, backend):
-        call = replace(CALL, extra={name: WRONG[name]}, extra_path="kwargs.extra")
+        call = replace(CALL, extra={name: value}, extra_path="kwargs.extra")
         _, failure = await failed_chat(backend, call)
         assert failure.reason is Reason.INVALID_FIELD
         assert [bad.field for bad in failure.violations] == [f"kwargs.extra.{name}"]
         assert not [item for item in fake.requests if item.method == "POST"]
+
+
+async def test_a_wrong_value_is_told_with_what_it_must_be() -> None:
+    async with farm() as (_, backend):
+        _, failure = await failed_chat(backend, replace(CALL, extra={"n_ctx": "4096"}))
+        assert failure.violations[0].description == "must be `int`, not `str`"
 
 
 @pytest.mark.parametrize(
@@ -600,6 +766,18 @@ async def test_a_field_that_the_server_would_drop_is_refused(
         _, failure = await failed_chat(backend, replace(CALL, extra=extra))
         assert failure.reason is Reason.UNSUPPORTED_PARAMETER
         assert says in failure.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "project", "name"), [(LlamaFarm, PROJECT, "n_ctx"), (Runtime, "", "auto_truncate")]
+)
+async def test_an_embedding_has_no_fields_of_its_own(kind: Any, project: str, name: str) -> None:
+    async with farm(kind(), project) as (fake, backend):
+        call = replace(EMBED, extra={name: 1})
+        failure = await failed(backend.embed("e", call, connect_s=1))
+        assert failure.reason is Reason.UNSUPPORTED_PARAMETER
+        assert [bad.field for bad in failure.violations] == [f"extra.{name}"]
+        assert not [item for item in fake.requests if item.method == "POST"]
 
 
 # --- health ------------------------------------------------------------------------------------
@@ -645,7 +823,7 @@ async def test_a_list_that_is_none_is_told_without_what_it_holds(
     async with farm() as (fake, backend):
         body = broken.replace("x", fakes.MODEL_KEY)
         reply = Reply.body(body, content_type="application/json")
-        fake.always("/v1/projects/default/fake/models", reply)
+        fake.always(MODELS, reply)
         failure = await failed(backend.models())
     assert failure.reason is Reason.BACKEND_CONTRACT
     assert "does not list the project's models" in failure.message
@@ -659,6 +837,29 @@ async def test_a_key_of_a_projects_model_is_told_nowhere(
     async with farm() as (_, backend):
         assert fakes.MODEL_KEY not in repr(await backend.models())
     assert fakes.MODEL_KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "status"),
+    [
+        (IN_PROJECT, "ProjectConfigError", 422),
+        (MODELS, "ProjectConfigError", 422),
+        (MODELS, "InternalServerError", 500),
+    ],
+)
+async def test_a_configuration_that_an_error_quotes_is_told_nowhere(
+    caplog: pytest.LogCaptureFixture, path: str, error: str, status: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    message = f"On instance['runtime']: {{'api_key': '{fakes.MODEL_KEY}'}}"
+    async with farm() as (fake, backend):
+        fake.always(path, Reply.json({"error": error, "message": message}, status))
+        failure = (
+            (await failed_chat(backend))[1]
+            if path == IN_PROJECT
+            else await failed(backend.models())
+        )
+    assert fakes.MODEL_KEY not in caplog.text + failure.message + failure.detail + failure.words
 
 
 # --- embeddings and cancellation ---------------------------------------------------------------
@@ -698,6 +899,60 @@ async def test_a_server_without_embeddings_says_so() -> None:
         assert failure.reason is Reason.CAPABILITY_UNSUPPORTED
 
 
+async def test_vectors_of_a_server_may_be_asked_for_by_their_length() -> None:
+    async with farm() as (fake, backend):
+        await soon(backend.embed("e", replace(EMBED, dimensions=4), connect_s=1))
+        assert posted(fake).json["dimensions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        pytest.param("/info", Reply.raw(Stall()), id="asked who it is"),
+        pytest.param(IN_PROJECT, Reply.raw(Stall()), id="before the headers"),
+        pytest.param(IN_PROJECT, Reply.stream(Stall()), id="before the first token"),
+    ],
+)
+async def test_a_chat_that_is_cancelled_closes_the_servers_socket(path: str, reply: Reply) -> None:
+    async with farm() as (fake, backend):
+        fake.script(path, reply)
+        chat = asyncio.create_task(read(backend))
+        await fake.arrived_at(path)
+        await cancelled(chat, fake)
+
+
+@pytest.mark.parametrize(
+    ("kind", "project", "path"),
+    [(LlamaFarm, PROJECT, "/v1/nlp/embeddings"), (Runtime, "", "/v1/embeddings")],
+)
+async def test_an_embedding_that_is_cancelled_closes_the_servers_socket(
+    kind: Any, project: str, path: str
+) -> None:
+    async with farm(kind(), project) as (fake, backend):
+        fake.script(path, Reply.raw(Stall()))
+        embedding = asyncio.create_task(backend.embed("e", EMBED, connect_s=1))
+        await fake.arrived_at(path)
+        await cancelled(embedding, fake)
+
+
+@pytest.mark.parametrize("path", ["/info", "/health", MODELS])
+async def test_a_listing_that_is_cancelled_closes_the_servers_socket(path: str) -> None:
+    async with farm() as (fake, backend):
+        fake.script(path, Reply.raw(Stall()))
+        listing = asyncio.create_task(backend.models())
+        await fake.arrived_at(path)
+        await cancelled(listing, fake)
+
+
+async def cancelled(task: asyncio.Task[Any], fake: FakeServer) -> None:
+    """Cancels what waits for the last request; the server must notice at once."""
+    task.cancel()
+    cancelled_at = asyncio.get_running_loop().time()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(task)
+    assert await fake.client_gone() - cancelled_at < PROMPT_S
+
+
 async def test_a_chat_that_is_closed_stops_the_server() -> None:
     async with farm() as (fake, backend):
         fake.script(IN_PROJECT, Reply.stream(Send(event(text("Hi"))), Stall()))
@@ -708,8 +963,6 @@ async def test_a_chat_that_is_closed_stops_the_server() -> None:
 
 
 async def test_a_server_that_is_not_there_is_told_as_such() -> None:
-    from tests.fakes.sockets import refusing
-
     with refusing() as address:
         settings = WireSettings("x", f"http://{address}", hint="is LlamaFarm running? (lf start)")
         async with aclosing(LlamaFarmBackend(settings, PROJECT)) as backend:

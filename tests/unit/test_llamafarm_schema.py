@@ -14,6 +14,13 @@ from atmosphere_grpc.backends.llamafarm_schema import is_projects_fault, runtime
         ("language:org/m:ctx4096:batch512:gpu-1:quantQ4_K_M", "org/m:Q4_K_M", "chat"),
         ("language:llama3.2:3b:ctxauto:quantdefault", "llama3.2:3b", "chat"),
         ("language:org/m:ctxauto", "org/m", "chat"),
+        (
+            "language:org/m:ctxauto:batchauto:gpuauto:threadsauto:flashdefault:mmapdefault:"
+            "mlockdefault:cachekq8_0:cachevdefault:quantQ4_K_M",
+            "org/m:Q4_K_M",
+            "chat",
+        ),
+        ("language:org/m:ctxauto:of-next-year:quantdefault", "org/m", "chat"),
         ("encoder:embedding:transformers:org/e:quantdefault", "org/e", "embed"),
         ("encoder:embedding:gguf:org/e:quantQ8_0:lenauto", "org/e:Q8_0", "embed"),
     ],
@@ -26,7 +33,20 @@ def test_a_key_is_told_as_the_name_that_a_request_needs(
     assert (model.id, model.capabilities) == (name, (capability,))
 
 
-@pytest.mark.parametrize("key", ["vision:a/b", "", "language:", "few_shot:a:b", "language:x"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "vision:a/b",
+        "",
+        "language:",
+        "language::ctxauto",
+        "few_shot:a:b",
+        "language:x",
+        "encoder:reranking:transformers:org/r:quantdefault:lenauto",
+        "encoder:embedding:transformers:org/e",
+        "my-language:org/m:ctxauto",
+    ],
+)
 def test_what_no_request_can_name_is_left_out(key: str) -> None:
     assert runtime_model(key) is None
 

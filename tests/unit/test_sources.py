@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 
 from atmosphere_grpc.backends.sources import MAX_SOURCES, read_sources
 from atmosphere_grpc.domain import Source
+from atmosphere_grpc.v1 import chat_pb2
 
+NAMES = ["content", "source", "score", "metadata", "sources", "x"]
 Json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["content", "source", "score", "metadata", "sources", "x"]),
+            st.sampled_from(NAMES),
             inner,
             max_size=4,
         )
@@ -37,6 +44,8 @@ Json = st.recursive(
         ),
         ({"content": 7, "score": True}, Source(metadata={"content": 7, "score": True})),
         ({"metadata": "x"}, Source()),
+        ({"score": 10**400, "similarity": 0.5}, Source(score=0.5, metadata={"score": 10**400})),
+        ({"metadata": {"page": 3}, "page": 4}, Source(metadata={"page": 4})),
         ("a.md", Source(document="a.md")),
         ({}, Source()),
     ],
@@ -55,7 +64,9 @@ def test_there_are_never_more_than_the_most() -> None:
     assert len(list(read_sources(["x"] * (MAX_SOURCES + 1)))) == MAX_SOURCES
 
 
-@given(Json)
+@given(Json | st.lists(st.dictionaries(st.sampled_from(NAMES), Json, max_size=4), max_size=3))
 def test_any_json_is_read_without_a_fault_and_can_be_told_again(value: Any) -> None:
     for source in read_sources(value):
-        msgspec.json.encode(source.metadata)
+        told = chat_pb2.Source(content=source.content, document=source.document, score=source.score)
+        assert told.HasField("score") is (source.score is not None)
+        assert msgspec.json.decode(msgspec.json.encode(source.metadata)) == source.metadata
