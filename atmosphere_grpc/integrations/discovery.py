@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -59,12 +59,17 @@ class Discovery:
         make: Callable[[str, str], Integration],
     ) -> None:
         self.id = integration_id
-        self.found: dict[str, Integration] = {}  # by their ids
+        self.found: dict[str, Integration] = {}  # by the names of their projects
         self._namespace = namespace
         self._make = make
-        self._strange: set[str] = set()
+        self._left_out: set[str] = set()
         self.status = IntegrationStatus(
-            integration_id, kind, IntegrationState.UNKNOWN, namespace.endpoints
+            integration_id,
+            kind,
+            IntegrationState.UNKNOWN,
+            namespace.endpoints,
+            error=f'integration "{integration_id}": its projects were not looked for yet',
+            reason=Reason.BACKEND_UNAVAILABLE,
         )
 
     async def look(self, timeout_s: float) -> tuple[list[Integration], list[Integration]]:
@@ -88,30 +93,37 @@ class Discovery:
             self._note(IntegrationState.DOWN, began, failure)
             return [], []
         self._note(IntegrationState.UP, began, None)
-        wanted = {self._id(name): name for name in names if self._fits(name)}
-        gone = [self.found.pop(key) for key in self.found.keys() - wanted.keys()]
-        new = [self._make(key, wanted[key]) for key in wanted if key not in self.found]
-        self.found.update({item.spec.id: item for item in new})
-        for item in new:
-            log.info('integration "%s" was found', item.spec.id)
+        wanted = self._fitting(names)
+        gone = [self.found.pop(name) for name in [*self.found] if name not in wanted]
+        new = {name: self._make(wanted[name], name) for name in wanted if name not in self.found}
+        self.found |= new
         for item in gone:
             log.info('integration "%s" is no more', item.spec.id)
-        return new, gone
+        for item in new.values():
+            log.info('integration "%s" was found', item.spec.id)
+        return [*new.values()], gone
 
     async def aclose(self) -> None:
         """Closes every connection to where projects are found."""
         await self._namespace.aclose()
 
-    def _id(self, name: str) -> str:
-        return f"{self.id}.{name.lower()}"
+    def _fitting(self, names: Sequence[str]) -> dict[str, str]:
+        """The ids of those projects that can be integrations, by the projects' names.
 
-    def _fits(self, name: str) -> bool:
-        if _NAME.fullmatch(name):
-            return True
-        if name not in self._strange:
-            self._strange.add(name)
-            log.warning("%s: a project with the name %.80r is left out", self.id, name)
-        return False
+        Of two that differ only in case, that is the one that is known, else the first.
+        """
+        names_by_id: dict[str, str] = {}
+        for name in sorted(names, key=lambda name: name not in self.found):
+            if not _NAME.fullmatch(name):
+                self._leave_out(name, "it cannot be a part of an id")
+            elif (other := names_by_id.setdefault(f"{self.id}.{name.lower()}", name)) != name:
+                self._leave_out(name, f"it differs from {other} only in case")
+        return {name: key for key, name in names_by_id.items()}
+
+    def _leave_out(self, name: str, why: str) -> None:
+        if name not in self._left_out:
+            self._left_out.add(name)
+            log.warning("%s: a project with the name %.80r is left out: %s", self.id, name, why)
 
     def _note(self, state: IntegrationState, began: float, failure: Failure | None) -> None:
         self.status = replace(

@@ -36,7 +36,7 @@ class Registry:
         self._interval_s = 0.0
         self._wake: dict[str, asyncio.Event] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Integration] = {}
 
     def __iter__(self) -> Iterator[Integration]:
         for entry in self._entries:
@@ -79,7 +79,8 @@ class Registry:
         if (found := known.get(integration_id)) is not None:
             return found
         for status in self.unfound:
-            if status.id == integration_id and status.reason is not None:
+            asked = integration_id == status.id or integration_id.startswith(f"{status.id}.")
+            if asked and status.reason is not None:
                 raise Failure(status.reason, status.error)
         near = difflib.get_close_matches(integration_id, known, n=3) or list(known)[:10]
         raise Failure(
@@ -109,12 +110,13 @@ class Registry:
     async def aclose(self) -> None:
         """Ends the probes and closes the backends."""
         tasks = [*self._probes.values(), *self._retiring]
+        items = [*self, *self._retiring.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for entry in self._discoveries:
             await entry.aclose()
-        for item in self:
+        for item in items:
             await item.backend.aclose()
 
     def _watch(self, name: str, look: Callable[[], Awaitable[object]]) -> None:
@@ -144,11 +146,11 @@ class Registry:
 
     async def _discover(self, entry: Discovery) -> None:
         new, gone = await entry.look(PROBE_TIMEOUT_S)
-        for item in new:
-            self._watch(item.spec.id, partial(self._ask, item))
-        for item in gone:
+        for item in gone:  # first: a new one may have the id of one that is gone
             self._probes.pop(item.spec.id).cancel()
             self._wake.pop(item.spec.id)
             task = asyncio.create_task(item.retire(), name=f"retire {item.spec.id}")
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[task] = item
+            task.add_done_callback(self._retiring.pop)
+        for item in new:
+            self._watch(item.spec.id, partial(self._ask, item))
