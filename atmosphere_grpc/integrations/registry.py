@@ -83,10 +83,13 @@ class Registry:
             if asked and status.reason is not None:
                 raise Failure(status.reason, status.error)
         near = difflib.get_close_matches(integration_id, known, n=3) or list(known)[:10]
+        if near:
+            remedy = f"known are {', '.join(near)}"
+        else:
+            remedy = "no project was found yet" if self.unfound else "none is configured"
         raise Failure(
             Reason.INTEGRATION_NOT_FOUND,
-            f'integration_id: there is no integration "{integration_id[:64]}"; '
-            + (f"known are {', '.join(near)}" if near else "none is configured"),
+            f'integration_id: there is no integration "{integration_id[:64]}"; {remedy}',
         )
 
     async def refresh(self, items: Sequence[Integration]) -> list[Failure | None]:

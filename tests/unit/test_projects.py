@@ -249,6 +249,13 @@ async def test_what_is_not_there_is_called_unknown_once_others_are(integration_i
     assert "known are farm.one" in caught.value.message
 
 
+async def test_an_empty_namespace_is_not_called_unconfigured() -> None:
+    farm = Farm()
+    await farm.look()
+    with pytest.raises(Failure, match=r'no integration "farm"; no project was found yet$'):
+        Registry([farm.discovery]).get("farm")
+
+
 async def test_an_id_that_only_begins_alike_is_unknown_while_it_cannot_be_listed() -> None:
     farm = Farm()
     farm.namespace.failure = REFUSED
