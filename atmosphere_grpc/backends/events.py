@@ -22,6 +22,10 @@ class Event:
     ended: bool = True
 
 
+#: What a stream of UTF-8 may begin with (HTML standard, 9.2.5); it is no part of it.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
 class EventTooLarge(ValueError):
     """An event is larger than the parser's limit."""
 
@@ -125,6 +129,14 @@ class SSEParser:
         Raises:
             EventTooLarge: An event grew over the limit.
         """
+        if self._start:
+            chunk = b"".join((*self._pending, chunk))
+            if len(chunk) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(chunk):
+                self._pending = [chunk]  # more may come of it
+                return []
+            self._start = False
+            self._pending = []
+            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
         if self._skip_lf and chunk:
             self._skip_lf = False
             if chunk.startswith(b"\n"):
@@ -148,9 +160,6 @@ class SSEParser:
         self._pending_size = len(last)
         events: list[Event] = []
         for line in lines:
-            if self._start:
-                self._start = False
-                line = line.removeprefix(b"\xef\xbb\xbf")
             self._line(line, events)
         if self._size + self._pending_size > self._max:
             raise EventTooLarge

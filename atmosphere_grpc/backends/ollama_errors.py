@@ -59,10 +59,14 @@ def explain(endpoint: Endpoint, answer: HttpStatus) -> Failure:
 
 def explain_line(endpoint: Endpoint, error: Any) -> Failure:
     """The failure that an error inside a stream stands for."""
-    known = _by_words(endpoint, str(error))
+    try:
+        text = str(error)
+    except RecursionError:  # so deep that there was just room to read it
+        text = ""
+    known = _by_words(endpoint, text)
     if known is None:
         return from_error(endpoint, 500, {"error": error})
-    known.words = endpoint.words(str(error).encode())
+    known.words = endpoint.words(text.encode())
     return known
 
 

@@ -43,7 +43,7 @@ def from_error(endpoint: Endpoint, status: int, body: Any) -> Failure:
         status: The HTTP status; 500 for an error inside a stream that names none.
         body: The decoded JSON; None where it was none.
     """
-    text = msgspec.json.encode(body).decode()
+    text = _text(body)
     failure = _classify(endpoint, status, text)
     failure.words = endpoint.words(text.encode())
     if failure.reason is Reason.CONTEXT_OVERFLOW:
@@ -57,6 +57,14 @@ def stream_error_status(error: Any) -> int:
     if isinstance(code, str) and code.isdecimal():
         code = int(code)
     return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+
+def _text(body: Any) -> str:
+    """A body to look for words in; empty for one so deep that there was just room to read it."""
+    try:
+        return msgspec.json.encode(body).decode()
+    except RecursionError:
+        return ""
 
 
 def _classify(endpoint: Endpoint, status: int, text: str) -> Failure:

@@ -14,8 +14,9 @@ import msgspec
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-#: The contract has an int32; a call that was given a used index takes the next one.
-ToolIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31 - 1)]
+#: The contract has an int32; half of it is left for calls that were given a used index, which take
+#: the next one.
+ToolIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**30)]
 
 
 class FunctionDelta(msgspec.Struct):

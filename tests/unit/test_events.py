@@ -142,6 +142,21 @@ def test_a_byte_order_mark_at_the_start_only_is_dropped() -> None:
     assert data_of(b"\xef\xbb", b"\xbfdata: a\n\n", b"\xef\xbb\xbfdata: b\n\n") == [b"a"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+def test_a_byte_order_mark_is_dropped_however_it_is_cut_and_is_no_part_of_the_size(
+    size: int,
+) -> None:
+    stream = b"\xef\xbb\xbfdata: a"
+    reads = [stream[i : i + size] for i in range(0, len(stream), size)]
+    assert parse(*reads, limit=len("data: a")) == [Event(b"", b"a", ended=False)]
+
+
+@pytest.mark.parametrize("start", [b"\xef", b"\xef\xbb"])
+def test_what_only_begins_like_a_byte_order_mark_is_none(start: bytes) -> None:
+    assert data_of(start, b"data: a\n", b"data: b\n\n") == [b"b"]
+    assert data_of(start) == []
+
+
 def test_a_character_split_between_two_reads_is_whole() -> None:
     whole = "data: 22 °C 😀\n\n".encode()
     for place in range(len(whole)):
@@ -205,7 +220,7 @@ def test_however_a_stream_is_cut_its_events_are_those_of_the_standard(
 
 
 @settings(deadline=None, max_examples=300)
-@given(streams.filter(lambda stream: not stream.startswith(b"\xef")), cuts, st.integers(1, 40))
+@given(streams, cuts, st.integers(1, 40))
 def test_however_a_stream_is_cut_the_limit_is_the_same(
     stream: bytes, places: list[int], limit: int
 ) -> None:

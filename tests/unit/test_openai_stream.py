@@ -248,6 +248,14 @@ def test_a_new_id_in_each_piece_of_one_call_begins_no_other() -> None:
     ) == [(0, "r1", "now", "{}")]
 
 
+def test_calls_that_share_the_greatest_index_keep_within_the_contracts_numbers() -> None:
+    top = 2**30 - 1
+    calls = [tool_call("{}", index=top, call_id=f"c{i}", name="now") for i in range(4)]
+    assert [index for index, *_ in tool_calls_of(*calls)] == [top, top + 1, top + 2, top + 3]
+    with pytest.raises(msgspec.ValidationError):
+        tool_calls_of(tool_call("{}", index=top + 1, call_id="c", name="now"))
+
+
 def test_one_id_for_calls_of_different_indexes_does_not_join_them() -> None:
     calls = [tool_call("{}", index=i, call_id="same", name="now") for i in (0, 1)]
     assert tool_calls_of(*calls) == [(0, "same", "now", "{}"), (1, "same", "now", "{}")]
