@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.backends.events import (
@@ -59,6 +59,7 @@ def parsed(kind: Kind, parts: Sequence[bytes], limit: int = 10_000) -> list[Even
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(data=Streams, cuts=Cuts)
 def test_any_cutting_gives_the_same_events(kind: Kind, data: bytes, cuts: list[int]) -> None:
     whole = parsed(kind, [data])
@@ -68,6 +69,7 @@ def test_any_cutting_gives_the_same_events(kind: Kind, data: bytes, cuts: list[i
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(size=st.integers(1, 2 * LIMIT), cuts=Cuts)
 def test_an_event_is_too_large_however_it_is_cut(kind: Kind, size: int, cuts: list[int]) -> None:
     name = b"data:" if kind is SSEParser else b""
@@ -78,6 +80,16 @@ def test_an_event_is_too_large_however_it_is_cut(kind: Kind, size: int, cuts: li
     assert (parsed(kind, pieces(line, cuts), LIMIT) is not None) is fits
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
+@given(data=Streams, cuts=Cuts, limit=st.integers(1, 40))
+def test_among_others_an_event_is_too_large_however_it_is_cut(
+    kind: Kind, data: bytes, cuts: list[int], limit: int
+) -> None:
+    assert parsed(kind, pieces(data, cuts), limit) == parsed(kind, [data], limit)
+
+
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), max_size=6))
 def test_lines_come_out_as_they_went_in(lines: list[bytes]) -> None:
     events = parsed(NDJSONParser, [b"".join(line + b"\n" for line in lines)])
@@ -97,6 +109,8 @@ OPENAI = {
     "text": "llama-cpp-server/chat_stream_usage.resp.txt",
     "logprobs": "llama-cpp-server/chat_stream_logprobs.resp.txt",
     "pings": "llama-cpp-server/stream_with_ping.body.txt",
+    "calls": "llama-cpp-server/tools_template/prefill_single_stream_true.resp.txt",
+    "killed": "llama-cpp-server/lifecycle/server_killed_midstream.resp.txt",
 }
 THOUGHT = b"".join(chunks.answer_events(["<th", "ink>Hm", ".</thi", "nk>\n\nTw", "o – ä€😀."]))
 TOOLS = b"".join(
@@ -164,6 +178,7 @@ def joined(deltas: Sequence[Delta], end: Finished) -> Any:
 
 
 @pytest.mark.parametrize("data", [*map(recordings.body, OPENAI.values()), THOUGHT, TOOLS])
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 6000), max_size=12))
 def test_any_cutting_of_a_recorded_stream_gives_the_same_answer(
     data: bytes, cuts: list[int]
@@ -172,14 +187,19 @@ def test_any_cutting_of_a_recorded_stream_gives_the_same_answer(
 
 
 def test_the_recorded_streams_hold_what_is_cut() -> None:
-    text, logprobs, pings = (answer_of_openai([recordings.body(name)]) for name in OPENAI.values())
+    text, logprobs, pings, calls, killed = (
+        answer_of_openai([recordings.body(name)]) for name in OPENAI.values()
+    )
     assert text[0]
     assert logprobs[3]
     assert pings[0]
+    assert calls[2]
+    assert killed[0]
     assert answer_of_openai([TOOLS])[2] == {0: 'aweather{"city": "Köln"}', 1: "btime{}"}
     assert answer_of_openai([THOUGHT])[:2] == ("Two – ä€😀.", "Hm.")
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 1200), max_size=12))
 def test_any_cutting_of_ollamas_lines_gives_the_same_answer(cuts: list[int]) -> None:
     whole = answer_of_ollama([NATIVE])
