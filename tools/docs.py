@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -68,11 +69,12 @@ def parameters() -> str:
 
 def extra() -> str:
     """What `extra` may hold, by dialect."""
+    options = {f"options.{name}": kind for name, kind in OPTIONS.items()}
     known = {
         "llamafarm": LLAMAFARM_CHAT,
         "universal runtime": RUNTIME_CHAT,
-        "ollama": {**CHAT_FIELDS, **{f"options.{name}": kind for name, kind in OPTIONS.items()}},
-        "ollama, embeddings": EMBED_FIELDS,
+        "ollama": {**CHAT_FIELDS, **options},
+        "ollama, embeddings": {**EMBED_FIELDS, **options},
     }
     return table(
         ("backend", "fields of `extra`"),
@@ -88,7 +90,7 @@ def _rule(rule: Rule) -> str:
         case Sent(path, note):
             return f"`{path}`" + (f"; {note}" if note else "")
         case Honoured(how):
-            return f"honoured: {how}"
+            return f"yes: {how}"
         case Refused(remedy):
             return "**refused**" + ("" if rule == Refused() else f": {remedy}")
 
@@ -96,7 +98,8 @@ def _rule(rule: Rule) -> str:
 def _kind(kind: Any) -> str:
     """A type, as people write it."""
     if get_origin(kind) is Annotated:
-        kind, *_ = get_args(kind)
+        kind, limits = get_args(kind)
+        return _kind(kind) + _range(limits)
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     if parts := get_args(kind):
@@ -104,6 +107,13 @@ def _kind(kind: Any) -> str:
             return f"list of {_kind(parts[0])}"
         return "object" if get_origin(kind) is dict else " or ".join(map(_kind, parts))
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[kind]
+
+
+def _range(limits: msgspec.Meta) -> str:
+    """What a number may be; nothing for what is not empty, as no text here may be."""
+    if limits.ge is None:
+        return ""
+    return f" from {limits.ge}" + ("" if limits.le is None else f" to {limits.le}")
 
 
 GENERATED: dict[str, Callable[[], str]] = {
