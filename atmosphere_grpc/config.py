@@ -126,6 +126,42 @@ class Limits(Section):
     )
 
 
+class Fallback(Section):
+    """Where a call goes that an integration cannot answer."""
+
+    integration: str = Field(description="The id of the other integration.")
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="What a model is called there, by its name here; others keep their names.",
+    )
+
+
+class Breaker(Section):
+    """When an endpoint that fails is left alone, as long as there are others."""
+
+    failures: int = Field(5, ge=1, le=1000, description="After so many failures in a row.")
+    cooldown: Duration = Field(
+        10.0,
+        description="How long; then one call at a time tries it. A probe that finds it up "
+        "again ends it at once.",
+    )
+
+
+class Attempts(Section):
+    """How often a call is tried, as long as the caller has seen nothing of an answer."""
+
+    maximum: int = Field(
+        3, ge=1, le=10, description="The most attempts, retries and fallbacks together."
+    )
+    backoff: Duration = Field(
+        0.1, description="At most before the first retry at the same place, then doubling."
+    )
+    max_backoff: Duration = Field(2.0, description="At most between two attempts.")
+    max_retry_after: Duration = Field(
+        10.0, description="The longest `Retry-After` of a backend that is waited for."
+    )
+
+
 class Tls(Section):
     """How the certificate of an `https` backend is checked."""
 
@@ -199,9 +235,9 @@ class Integration(Section):
     )
     base_urls: list[HttpUrl] = Field(
         min_length=1,
-        max_length=1,
-        description="Where it is. Kind `openai`: required, and ends in `/v1` as is usual there. "
-        "Unset for `llamafarm`: http://localhost:14345, for `ollama`: http://localhost:11434.",
+        max_length=64,
+        description="Where it is; several are balanced. Kind `openai`: required, and ends in `/v1` "
+        "as is usual there. Unset for `llamafarm`: http://localhost:14345, for `ollama`: http://localhost:11434.",
     )
     project: str = Field(
         "",
@@ -242,6 +278,23 @@ class Integration(Section):
         "loads a model anew when it changes. Unset: what the model was loaded with, else Ollama's "
         "own default.",
     )
+    fallback: list[Fallback] = Field(
+        default_factory=list,
+        description="Where calls go that it cannot answer, in this order: ids, or ids with the "
+        "names of models there. A call that names its integration stays there.",
+    )
+    balancing: Literal["least_outstanding", "round_robin", "weighted"] = Field(
+        "least_outstanding",
+        description="How calls are spread over several `base_urls`. Those of a session go to the "
+        "same one.",
+    )
+    weights: list[float] = Field(
+        default_factory=list,
+        description="How much each of `base_urls` can do, relative to the others. Unset: alike.",
+    )
+    breaker: Breaker = Field(
+        Breaker(), description="When one of several `base_urls` that fails is left alone."
+    )
     limits: Limits = Field(Limits(), description="How much it is given to do at a time.")
     timeouts: Timeouts = Field(Timeouts(), description="How long a call waits for it.")
 
@@ -253,6 +306,20 @@ class Integration(Section):
             return {**data, "base_urls": [url]} if url else data
         return data
 
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _ids_alone(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [{"integration": item} if isinstance(item, str) else item for item in value]
+
+    @field_validator("weights")
+    @classmethod
+    def _above_zero(cls, weights: list[float]) -> list[float]:
+        if any(not 0 < weight <= 1e6 for weight in weights):
+            raise ValueError("each must be above 0 and at most 1000000")
+        return weights
+
     @field_validator("base_urls")
     @classmethod
     def _plain_urls(cls, urls: list[HttpUrl]) -> list[HttpUrl]:
@@ -261,6 +328,8 @@ class Integration(Section):
                 raise ValueError("must not hold a user or password; use api_key or headers")
             if url.query or url.fragment:
                 raise ValueError("must end with its path, without ? or #")
+        if len(set(urls)) < len(urls):
+            raise ValueError("one of them is given twice")
         return urls
 
     @field_validator("headers", mode="before")
@@ -296,10 +365,15 @@ class Integration(Section):
                 raise ValueError(f"{name} is for kind {' or '.join(kinds)}, not {self.kind}")
         if self.project and self.discover:
             raise ValueError("project and discover exclude each other; leave one out")
-        if self.kind != "openai" and (path := (self.base_urls[0].path or "").rstrip("/")):
+        paths = [(url.path or "").rstrip("/") for url in self.base_urls]
+        if self.kind != "openai" and (path := next(filter(None, paths), "")):
             raise ValueError(
                 f"base_urls: kind {self.kind} is found at the root of its address; leave {path} "
                 "out, or choose kind openai"
+            )
+        if self.weights and len(self.weights) != len(self.base_urls):
+            raise ValueError(
+                f"weights: {len(self.weights)} for {len(self.base_urls)} base_urls; give one each"
             )
         if self.api_key and any(name.lower() == "authorization" for name in self.headers):
             raise ValueError("api_key and headers.authorization exclude each other")
@@ -378,7 +452,7 @@ class Deadlines(Section):
 
 #: With nothing configured: the backends that the original system looked for.
 DEFAULT_INTEGRATIONS = (
-    {"id": "llamafarm", "kind": "llamafarm"},
+    {"id": "llamafarm", "kind": "llamafarm", "fallback": ["ollama"]},
     {"id": "ollama", "kind": "ollama"},
 )
 
@@ -400,7 +474,7 @@ class Settings(BaseSettings):
         description="The address of the gRPC service; port 0 takes a free one.",
     )
     state_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_state_path("atmosphere-grpc"),
+        default_factory=lambda: default_state_dir(),
         description="Where the node's id is kept. Unset: the user's state directory.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -411,6 +485,10 @@ class Settings(BaseSettings):
         30.0, description="How long calls in flight may go on once the server is told to stop."
     )
     probe_interval: Duration = Field(5.0, description="Between two looks at an integration.")
+    progress_interval: Duration = Field(
+        5.0, description="Between two `progress` events of a chat that waits for its first token."
+    )
+    attempts: Attempts = Field(Attempts(), description="How often a call is tried.")
     deadlines: Deadlines = Field(Deadlines(), description="How long a call may take in all.")
     embedded: Embedded = Field(Embedded(), description="The embedded default.")
     integrations: list[Integration] = Field(
@@ -440,6 +518,31 @@ class Settings(BaseSettings):
                     f'integrations[{i}].id: "{integration.id}" is taken; choose another'
                 )
             seen.add(integration.id)
+        for finder in self.integrations:
+            taken = sorted(item for item in seen if item.startswith(f"{finder.id}."))
+            if finder.discover and taken:
+                raise ValueError(
+                    f'integrations: "{taken[0]}" may be found by "{finder.id}", which discovers '
+                    "projects; choose another id"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _known_fallbacks(self) -> Self:
+        known = [item.id for item in self.integrations]
+        known += ["embedded"] if self.embedded.enabled else []
+        discovering = tuple(f"{item.id}." for item in self.integrations if item.discover)
+        for i, integration in enumerate(self.integrations):
+            for j, fallback in enumerate(integration.fallback):
+                name = f"integrations[{i}].fallback[{j}]"
+                if fallback.integration == integration.id:
+                    raise ValueError(f"{name}: {integration.id} cannot be its own fallback")
+                found = fallback.integration.startswith(discovering) if discovering else False
+                if fallback.integration not in known and not found:
+                    raise ValueError(
+                        f'{name}: there is no integration "{fallback.integration}"; known are '
+                        + ", ".join(known)
+                    )
         return self
 
     @property
@@ -487,6 +590,11 @@ def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Set
         raise ConfigError(
             f"the environment ({ENV_PREFIX}*): {error} – lists are JSON there"
         ) from None
+
+
+def default_state_dir() -> Path:
+    """The user's state directory."""
+    return platformdirs.user_state_path("atmosphere-grpc")
 
 
 def shown(settings: Settings) -> dict[str, Any]:

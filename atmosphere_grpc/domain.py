@@ -325,6 +325,10 @@ class Model:
     accepts_images: bool | None = None
     accepts_tools: bool | None = None
 
+    def answers_to(self, name: str) -> bool:
+        """Whether a request means this model by a name: its id, or that without `:latest`."""
+        return name in (self.id, self.id.removesuffix(":latest"))
+
 
 # --- what execution says -----------------------------------------------------------------------
 
@@ -374,6 +378,23 @@ class Started:
     route: RouteDecision
 
 
+class Waiting(Enum):
+    """What a call waits for before its first delta."""
+
+    QUEUED = "queued"
+    CONNECTING = "connecting"
+    FIRST_TOKEN = "first_token"  # noqa: S105 - a phase, not a password
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The call is alive, but there is nothing to show yet."""
+
+    waiting: Waiting
+    queue_position: int
+    elapsed_ms: float
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """An answer is whole."""
@@ -386,8 +407,8 @@ class Completed:
     sources: tuple[Source, ...] = ()
 
 
-#: What a chat yields: Started once, then deltas, then Completed once.
-ChatEvent = Started | Delta | Completed
+#: What a chat yields: Progress while it waits, Started once, deltas, Completed once.
+ChatEvent = Progress | Started | Delta | Completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,9 +422,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult:
-    """The vectors, and what was done to get them."""
+    """The vectors, who made them, and what was done to get them."""
 
     embeddings: Embeddings
+    integration_id: str
     route: RouteDecision
     attempts: tuple[Attempt, ...]
 

@@ -59,11 +59,13 @@ class Rule:
         code: The gRPC status.
         retryable: Whether the same call can succeed later. Such a failure carries
             `google.rpc.RetryInfo`.
+        elsewhere: Whether another backend may well answer the same call.
         meaning: What happened and what to do, in a sentence, for the docs.
     """
 
     code: StatusCode
     retryable: bool
+    elsewhere: bool
     meaning: str
 
 
@@ -71,38 +73,45 @@ TABLE: Mapping[Reason, Rule] = {
     Reason.INVALID_FIELD: Rule(
         StatusCode.INVALID_ARGUMENT,
         False,
+        False,
         "A field is missing, unknown, out of its range or given twice. `BadRequest` names it.",
     ),
     Reason.UNSUPPORTED_PARAMETER: Rule(
         StatusCode.INVALID_ARGUMENT,
         False,
+        True,
         "The backend cannot honour a parameter of the request. Leave it out or choose another "
         "integration or model.",
     ),
     Reason.CONTEXT_OVERFLOW: Rule(
         StatusCode.INVALID_ARGUMENT,
         False,
+        True,
         "The prompt has more tokens than the model's context holds. Shorten it, or choose a model "
         "with a larger `context_length`.",
     ),
     Reason.MODEL_NOT_FOUND: Rule(
         StatusCode.NOT_FOUND,
         False,
+        True,
         "No integration asked has that model. The message lists the nearest names; `ListModels` "
         "shows all.",
     ),
     Reason.INTEGRATION_NOT_FOUND: Rule(
         StatusCode.NOT_FOUND,
         False,
+        False,
         "No integration has that id. `ListIntegrations` shows them.",
     ),
     Reason.CAPABILITY_NOT_FOUND: Rule(
         StatusCode.NOT_FOUND,
         False,
+        False,
         "There is no such capability. The message lists those that exist.",
     ),
     Reason.QUEUE_FULL: Rule(
         StatusCode.RESOURCE_EXHAUSTED,
+        True,
         True,
         "As many calls run and wait for the integration as its `limits` allow. Retry after the "
         "time in `RetryInfo`.",
@@ -110,10 +119,12 @@ TABLE: Mapping[Reason, Rule] = {
     Reason.BACKEND_BUSY: Rule(
         StatusCode.RESOURCE_EXHAUSTED,
         True,
+        True,
         "The backend has too much to do (HTTP 429). Retry after the time in `RetryInfo`.",
     ),
     Reason.BACKEND_UNAVAILABLE: Rule(
         StatusCode.UNAVAILABLE,
+        True,
         True,
         "The backend refuses connections, broke one off before it answered, or says that it is "
         "not ready (HTTP 502, 503, 504). Is it running?",
@@ -121,16 +132,19 @@ TABLE: Mapping[Reason, Rule] = {
     Reason.DRAINING: Rule(
         StatusCode.UNAVAILABLE,
         True,
+        False,
         "This server is stopping. Retry; another one will answer.",
     ),
     Reason.DEADLINE_EXCEEDED: Rule(
         StatusCode.DEADLINE_EXCEEDED,
         False,
+        True,
         "The caller's or the server's time is used up. `metadata.phase` says while waiting for "
         "what: QUEUE (its turn), CONNECT, FIRST_TOKEN, IDLE (between two tokens) or TOTAL.",
     ),
     Reason.BACKEND_REJECTED: Rule(
         StatusCode.INVALID_ARGUMENT,
+        False,
         False,
         "The backend rejected the request (HTTP 400, 413, 422 or another client error). The "
         "server's log has its words, at level debug.",
@@ -138,32 +152,38 @@ TABLE: Mapping[Reason, Rule] = {
     Reason.BACKEND_AUTH: Rule(
         StatusCode.FAILED_PRECONDITION,
         False,
+        True,
         "The backend rejected this server's own credential (HTTP 401, 403). The operator must "
         "mend the integration's `api_key`.",
     ),
     Reason.CAPABILITY_UNSUPPORTED: Rule(
         StatusCode.UNIMPLEMENTED,
         False,
+        True,
         "The integration or the model lacks the capability, such as embeddings. Choose another.",
     ),
     Reason.BACKEND_ERROR: Rule(
         StatusCode.INTERNAL,
         False,
+        True,
         "The backend failed (HTTP 500, or an error inside its stream).",
     ),
     Reason.BACKEND_CONTRACT: Rule(
         StatusCode.INTERNAL,
         False,
+        True,
         "The backend's answer is not what its interface promises, such as HTML or broken JSON. "
         "Does `base_urls` point at the right server?",
     ),
     Reason.STREAM_TRUNCATED: Rule(
         StatusCode.INTERNAL,
         False,
+        True,
         "The backend's stream ended before the answer was whole. What was sent is incomplete.",
     ),
     Reason.INTERNAL: Rule(
         StatusCode.INTERNAL,
+        False,
         False,
         "A fault of this server. Report it with the request id.",
     ),

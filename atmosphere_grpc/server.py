@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -16,11 +17,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from atmosphere_grpc.composition import integration_of
-from atmosphere_grpc.config import Settings
+from atmosphere_grpc.composition import Composition, Entry
+from atmosphere_grpc.config import ConfigError, Settings
+from atmosphere_grpc.control import Note, Reloaded
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.supervisor import LlamaServer
+from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
@@ -60,6 +63,10 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
+#: Settings that a server has for its life.
+FIXED_SETTINGS = ("listen", "node_id", "state_dir", "reflection", "embedded")
+
+
 class StartError(Exception):
     """The server cannot start; the text names what is wrong and the remedy."""
 
@@ -76,15 +83,15 @@ class Server:
         self._settings = settings
         self._registry = registry
         self._in_flight = InFlight()
-        deadlines = Deadlines(settings.deadlines.default, settings.deadlines.maximum)
-        self._grpc = grpc.aio.server(
-            interceptors=[Envelope(SERVICE, self._in_flight, deadlines)], options=OPTIONS
-        )
+        deadlines = _deadlines(settings)
+        self._envelope = Envelope(SERVICE, self._in_flight, deadlines)
+        self._grpc = grpc.aio.server(interceptors=[self._envelope], options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
         self.node_id = node_id(settings.node_id, settings.state_dir)
-        servicer = Servicer(Execution(registry), deadlines, self.node_id)
-        add_ExecutionServicer_to_server(servicer, self._grpc)
+        self._execution = Execution(registry, _attempts(settings), settings.progress_interval)
+        self._servicer = Servicer(self._execution, deadlines, self.node_id)
+        add_ExecutionServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.reflection:
             _add_reflection(self._grpc)
@@ -132,6 +139,22 @@ class Server:
         await self._tell_health()
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
+    def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
+        """Serves new calls by other settings; gives what of them needs a restart, in words."""
+        self._registry.replace(entries, settings.probe_interval)
+        self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
+        self._execution.settings = _attempts(settings)
+        self._execution.progress_s = settings.progress_interval
+        logging.getLogger().setLevel(settings.log_level.upper())
+        kept = [
+            name
+            for name in FIXED_SETTINGS
+            if getattr(settings, name) != getattr(self._settings, name)
+        ]
+        held = {name: getattr(self._settings, name) for name in kept}
+        self._settings = settings.model_copy(update=held)
+        return tuple(f"{name} has changed, and holds after a restart only" for name in kept)
+
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""
         with contextlib.suppress(TimeoutError):  # a watcher that does not read would hold it up
@@ -168,12 +191,18 @@ class Server:
 
 
 async def serve(
-    settings: Settings, *, ready: Callable[[Server, str], None], progress: Callable[[str], None]
+    load: Callable[[], Settings],
+    *,
+    ready: Callable[[Server, str], None],
+    progress: Callable[[str], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
 
+    SIGHUP has the settings loaded anew: those that are right hold for new calls, others are kept
+    out as a whole.
+
     Args:
-        settings: How and what it serves.
+        load: Loads the settings, how and what it serves.
         ready: Called with the server and its address once it serves.
         progress: Told, in a few words, what takes time before that; "" when nothing does.
 
@@ -183,14 +212,24 @@ async def serve(
     Raises:
         StartError: It cannot start.
         EmbeddedError: The embedded default cannot.
-        ConfigError: A secret is not where the configuration says.
+        ConfigError: The settings are wrong, or a secret is not where they say.
     """
+    settings = load()
     signals = _Signals()
+    composition = Composition()
     async with contextlib.AsyncExitStack() as stack:
-        started = await signals.unless_first(_start(settings, stack, progress))
+        started = await signals.unless_first(_start(settings, composition, stack, progress))
         if started is None:
             return 0
-        server, address = started
+        server, address, extra = started
+        note = _note(settings.state_dir, address, stack)
+
+        def reload() -> None:
+            result = _reload(server, load, composition, extra)
+            if note is not None:
+                note.reloaded(result)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         progress("")
         ready(server, address)
         await signals.first.wait()
@@ -198,11 +237,54 @@ async def serve(
     return 0 if drained else 1
 
 
+def _note(state_dir: Path, address: str, stack: contextlib.AsyncExitStack) -> Note | None:
+    """The note by which `config reload` finds this server; None where it cannot be written."""
+    try:
+        note = Note(state_dir, int(address.rpartition(":")[2]))
+    except OSError as error:
+        log.warning(
+            "state_dir = %s cannot be written (%s), so that config reload does not find this "
+            "server: send it SIGHUP instead",
+            state_dir,
+            error.strerror,
+        )
+        return None
+    stack.callback(note.close)
+    return note
+
+
+def _reload(
+    server: Server,
+    load: Callable[[], Settings],
+    composition: Composition,
+    extra: Sequence[Integration],
+) -> Reloaded:
+    """Has a server serve by what the settings say now, if they are right; says what came of it."""
+    try:
+        settings = load()
+        entries = [*composition.of(settings.effective_integrations), *extra]
+    except (ConfigError, OSError) as error:
+        log.error("the settings are wrong, and those from before go on: %s", error)
+        return Reloaded(str(error), ())
+    notes = server.apply(settings, entries)
+    log.info("the settings were loaded anew: %d integrations", len(entries))
+    for note in notes:
+        log.warning("%s", note)
+    return Reloaded("", notes)
+
+
 async def _start(
-    settings: Settings, stack: contextlib.AsyncExitStack, progress: Callable[[str], None]
-) -> tuple[Server, str]:
-    """A server that serves; what it needs is stopped with the stack."""
-    integrations = [integration_of(item) for item in settings.effective_integrations]
+    settings: Settings,
+    composition: Composition,
+    stack: contextlib.AsyncExitStack,
+    progress: Callable[[str], None],
+) -> tuple[Server, str, list[Integration]]:
+    """A server that serves, its address, and the integrations that it has beside the configured.
+
+    What it needs is stopped with the stack.
+    """
+    entries = composition.of(settings.effective_integrations)
+    extra: list[Integration] = []
     children: Sequence[LlamaServer] = ()
     if settings.embedded.enabled:
         section = settings.embedded
@@ -210,8 +292,8 @@ async def _start(
             section.chat_model, section.embed_model, section.threads, progress
         )
         spec = IntegrationSpec(INTEGRATION_ID, "embedded")
-        integrations.append(Integration(spec, EmbeddedBackend(children)))
-    registry = Registry(integrations)
+        extra.append(Integration(spec, EmbeddedBackend(children)))
+    registry = Registry([*entries, *extra])
     for child in children:
         child.on_change = lambda: registry.wake(INTEGRATION_ID)
     server = Server(settings, registry)
@@ -223,7 +305,16 @@ async def _start(
     stack.push_async_callback(server.stop)
     progress("looking at the integrations")
     await server.start()
-    return server, address
+    return server, address, extra
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    return Deadlines(settings.deadlines.default, settings.deadlines.maximum)
+
+
+def _attempts(settings: Settings) -> AttemptSettings:
+    given = settings.attempts
+    return AttemptSettings(given.maximum, given.backoff, given.max_backoff, given.max_retry_after)
 
 
 class _Signals:

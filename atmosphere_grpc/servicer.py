@@ -14,6 +14,7 @@ from atmosphere_grpc.codec.requests import (
     decode_execute,
     decode_list_models,
     decode_test,
+    wants_progress,
 )
 from atmosphere_grpc.codec.responses import (
     encode_chat,
@@ -25,6 +26,7 @@ from atmosphere_grpc.codec.responses import (
     encode_test,
 )
 from atmosphere_grpc.execution.budget import Budget, Deadlines
+from atmosphere_grpc.execution.caller import caller
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionServicer
@@ -37,7 +39,7 @@ class Servicer(ExecutionServicer):
 
     def __init__(self, execution: Execution, deadlines: Deadlines, node_id: str) -> None:
         self._execution = execution
-        self._deadlines = deadlines
+        self.deadlines = deadlines
         self._node_id = node_id
 
     async def Execute(  # noqa: D102 - the contract documents the RPCs
@@ -63,7 +65,8 @@ class Servicer(ExecutionServicer):
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[chat_pb2.ChatResponse]:
         call = decode_chat(request)
-        async with aclosing(self._execution.chat(call, self._budget(context))) as events:
+        chat = self._execution.chat(call, self._budget(context), progress=wants_progress(request))
+        async with aclosing(chat) as events:
             async for event in events:
                 yield encode_chat(event)
 
@@ -85,4 +88,6 @@ class Servicer(ExecutionServicer):
         return encode_route(route)
 
     def _budget(self, context: Context) -> Budget:
-        return Budget(context.time_remaining(), self._deadlines)
+        # One connection is one caller, as long as callers do not say who they are.
+        caller.set(context.peer())
+        return Budget(context.time_remaining(), self.deadlines)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextvars import ContextVar
 from typing import Protocol
 
 from atmosphere_grpc.domain import BackendEvent, Capability, ChatCall, EmbedCall, Embeddings, Model
+
+#: Called when the request that runs has got its connection, if anybody wants to know.
+connected: ContextVar[Callable[[], None] | None] = ContextVar("connected", default=None)
 
 
 class Backend(Protocol):
@@ -22,6 +26,17 @@ class Backend(Protocol):
 
     def lists_all_models(self, capability: Capability) -> bool:
         """Whether a model that `models` did not name the last time can be ruled out."""
+        ...
+
+    def is_cold(self, model: str) -> bool:
+        """Whether a model should be loaded by `warm` before it is asked.
+
+        So it should where a server gives up loading it when its caller goes away.
+        """
+        ...
+
+    async def warm(self, model: str) -> None:
+        """Has a model loaded; it generates nothing."""
         ...
 
     def chat(

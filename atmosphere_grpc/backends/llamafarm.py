@@ -103,6 +103,13 @@ class LlamaFarmBackend:
         """
         return self._lists_models and capability is Capability.CHAT
 
+    def is_cold(self, model: str) -> bool:
+        """Never: it has no call that loads a model and generates nothing."""
+        return False
+
+    async def warm(self, model: str) -> None:
+        """Does nothing: there is nothing to load."""
+
     async def chat(
         self, model: str, call: ChatCall, *, connect_s: float
     ) -> AsyncGenerator[BackendEvent, None]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
 
 from atmosphere_grpc.backends.events import Event, NDJSONParser
 from atmosphere_grpc.backends.ollama_errors import explain, explain_line
-from atmosphere_grpc.backends.ollama_request import chat_body, embed_body
+from atmosphere_grpc.backends.ollama_request import chat_body, embed_body, warm_body
 from atmosphere_grpc.backends.ollama_schema import (
     Line,
     Tag,
@@ -25,6 +26,7 @@ from atmosphere_grpc.backends.ollama_schema import (
 from atmosphere_grpc.backends.ollama_stream import Answer
 from atmosphere_grpc.backends.openai_schema import MALFORMED, UsageChunk
 from atmosphere_grpc.backends.openai_stream import usage
+from atmosphere_grpc.backends.together import together
 from atmosphere_grpc.backends.vectors import check_vectors
 from atmosphere_grpc.backends.wire import HttpStatus, Stream, Wire, WireSettings
 from atmosphere_grpc.domain import (
@@ -69,6 +71,7 @@ class OllamaBackend:
         self._context_length = context_length
         self._loaded_with: dict[str, int | None] = {}  # context by model in memory
         self._shown: dict[tuple[str, str], tuple[str, ...]] = {}  # by name and digest
+        self._can: dict[str, tuple[str, ...]] = {}  # capabilities by model
         self._asked = False
 
     @property
@@ -83,6 +86,25 @@ class OllamaBackend:
     def lists_all_models(self, capability: Capability) -> bool:
         """It lists what it has, and has nothing else."""
         return self._asked
+
+    def is_cold(self, model: str) -> bool:
+        """Whether a model was not in memory when that was last asked, or found out."""
+        return self._asked and self._loaded_with.keys().isdisjoint((model, f"{model}:latest"))
+
+    async def warm(self, model: str) -> None:
+        """Has a model loaded, with the context that every request asks for.
+
+        Ollama gives up loading a model when the request that asked for it is cancelled.
+        """
+        body = warm_body(model, self._num_ctx(model))
+        can = self._can.get(model) or self._can.get(f"{model}:latest") or ()
+        only_embeds = bool(can) and Capability.CHAT.value not in can
+        try:
+            path = "api/embed" if only_embeds else "api/chat"
+            await self._wire.post(path, body, connect_s=math.inf)
+        except HttpStatus as status:
+            raise explain(self._endpoint, status) from None
+        self._loaded_with.setdefault(model, self._context_length)
 
     async def chat(
         self, model: str, call: ChatCall, *, connect_s: float
@@ -165,7 +187,7 @@ class OllamaBackend:
 
     async def models(self) -> tuple[Model, ...]:
         """The models on disk, and which of them are in memory."""
-        async with _together() as group:
+        async with together() as group:
             listing = group.create_task(self._get("api/tags", tags_decoder))
             running = group.create_task(self._get("api/ps", residents_decoder))
         tags, residents = listing.result(), running.result()
@@ -181,7 +203,9 @@ class OllamaBackend:
             for file, known in zip(files, abilities, strict=True)
             if known is not None
         }
-        return tuple(map(self._model, files, abilities))
+        models = tuple(map(self._model, files, abilities))
+        self._can = {model.id: model.capabilities for model in models}
+        return models
 
     def _num_ctx(self, model: str) -> int | None:
         """The context to ask for: always the same of a model in memory, which stays there."""
@@ -219,7 +243,7 @@ class OllamaBackend:
         async with turns:
             try:
                 shown = shown_decoder.decode(
-                    await self._wire.post("api/show", body, connect_s=float("inf"))
+                    await self._wire.post("api/show", body, connect_s=math.inf)
                 )
             except (Failure, HttpStatus, *MALFORMED):
                 return None
@@ -234,16 +258,6 @@ class OllamaBackend:
             raise self._endpoint.contract(
                 f"its answer to /{path} is not a list of models", detail=str(error)
             ) from None
-
-
-@asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """Tasks of which the first to fail ends the others, and is the one that is told."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
 
 
 def _key(file: Tag) -> tuple[str, str]:

@@ -116,6 +116,17 @@ def embed_body(model: str, call: EmbedCall, num_ctx: int | None) -> bytes:
     return _encoded(draft, num_ctx)
 
 
+def warm_body(model: str, num_ctx: int | None) -> bytes:
+    """The JSON that has a model loaded, by `POST /api/chat` or, if it embeds, `/api/embed`.
+
+    Each reads its own of the two empty fields.
+    """
+    body: dict[str, Any] = {"model": model, "messages": [], "input": [], "stream": False}
+    if num_ctx is not None:
+        body["options"] = {"num_ctx": num_ctx}
+    return msgspec.json.encode(body)
+
+
 def _encoded(draft: Draft, num_ctx: int | None) -> bytes:
     if num_ctx is not None:
         draft.set("options.num_ctx", num_ctx)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from atmosphere_grpc.backends.ollama_schema import Call, Line
@@ -19,6 +21,7 @@ from atmosphere_grpc.errors import Failure, Reason, Violation
 
 #: Why Ollama ended; a model that is loaded or unloaded instead of asked is neither of them.
 DONE_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_RUN = re.compile(r"([\W_])\1+")
 #: No text has so many characters a token; a prompt that seems to was not read as a whole.
 MAX_CHARACTERS_PER_TOKEN = 12
 
@@ -34,11 +37,11 @@ class Answer:
     def __init__(self, call: ChatCall, num_ctx: int | None) -> None:
         self._wants_logprobs = bool(call.sampling.logprobs)
         self._gave_logprobs = False
-        self._characters = sum(
-            len(text)
+        self._texts = [
+            text
             for message in call.messages
             for text in (message.content, *(p for p in message.parts if isinstance(p, str)))
-        )
+        ]
         self._num_ctx = num_ctx
         self._content: list[str] = []
         self._thinking: list[str] = []
@@ -115,8 +118,13 @@ class Answer:
         """
         if not read:
             return False
-        full = self._num_ctx is not None and read >= self._num_ctx
-        return full or self._characters > read * MAX_CHARACTERS_PER_TOKEN
+        if self._num_ctx is not None and read >= self._num_ctx:
+            return True
+        most = read * MAX_CHARACTERS_PER_TOKEN
+        if sum(map(len, self._texts)) <= most:
+            return False
+        # A run of blanks or dashes may be one token, however long it is.
+        return sum(len(_RUN.sub(r"\1", text)) for text in self._texts) > most
 
     def _add_call(self, call: Call) -> None:
         arguments = msgspec.json.encode(call.function.arguments or {}).decode()

@@ -46,6 +46,13 @@ class OpenAIBackend:
         """Closes every connection."""
         await self._wire.aclose()
 
+    def is_cold(self, model: str) -> bool:
+        """Never: the dialect has no word for loading."""
+        return False
+
+    async def warm(self, model: str) -> None:
+        """Does nothing: there is nothing to load."""
+
     def chat(
         self, model: str, call: ChatCall, *, connect_s: float
     ) -> AsyncGenerator[BackendEvent, None]:

@@ -98,7 +98,7 @@ class Assembly:
                 continue
             fragment = choice.delta or choice.message
             if self._finish_reason is not None:
-                self.goes_on |= fragment is not None and bool(fragment.content)
+                self.goes_on |= fragment is not None and _says(fragment)
                 continue
             if fragment is not None:
                 self._add_fragment(fragment)
@@ -193,6 +193,12 @@ class Assembly:
                 return index
         begins = bool(call.id) or not self._tool_ids
         return len(self._tool_ids) if begins else len(self._tool_ids) - 1
+
+
+def _says(fragment: Fragment) -> bool:
+    """Whether there is anything in a fragment."""
+    texts = (fragment.content, fragment.reasoning_content, fragment.reasoning, fragment.tool_calls)
+    return any(texts)
 
 
 def usage(reported: UsageChunk | None, pieces: int = 0) -> Usage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from atmosphere_grpc.backends import connected
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
 from atmosphere_grpc.errors import Failure, Phase, Reason
 
@@ -202,9 +204,10 @@ class Wire:
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
         self._connect_s = settings.connect_s
-        tls = settings.tls or httpx.create_ssl_context(trust_env=False)
+        tls = settings.tls or _public_authorities()
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
+        tracing.on_connection_create_end.append(_note_connection)
 
         def session() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(
@@ -304,8 +307,20 @@ class Wire:
         return await self._client.send(request, stream=True)
 
 
+@functools.cache
+def _public_authorities() -> ssl.SSLContext:
+    """Made once: reading them takes some 20 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 async def _note_reuse(*_: object) -> None:
     _reused.set(True)
+    await _note_connection()
+
+
+async def _note_connection(*_: object) -> None:
+    if (wanted := connected.get()) is not None:
+        wanted()
 
 
 async def _read(

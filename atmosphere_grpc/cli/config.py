@@ -68,6 +68,42 @@ def show(
         typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
 
 
+@app.command()
+def reload(
+    listen: Annotated[
+        str, typer.Option(envvar="ATMOSPHERE_LISTEN", help="The gRPC address of the server.")
+    ] = "127.0.0.1:50051",
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ATMOSPHERE_STATE_DIR", help="Its state directory. Default: the user's."
+        ),
+    ] = None,
+) -> None:
+    """Have a running server of this machine read its settings anew, as SIGHUP does.
+
+    What is right holds for new calls. Wrong settings are told, kept out as a whole, and give exit
+    status 2.
+    """
+    from atmosphere_grpc import config, control
+    from atmosphere_grpc.cli.serving import CANNOT_START, tell
+
+    port = listen.rpartition(":")[2]
+    if not port.isdecimal():
+        raise typer.BadParameter(f"--listen: must be host:port, not {listen!r}")
+    try:
+        result = control.reload(state_dir or config.default_state_dir(), int(port))
+    except control.ControlError as error:
+        tell(error)
+        raise typer.Exit(CANNOT_START) from None
+    if result.error:
+        tell(config.ConfigError(result.error))
+        raise typer.Exit(CANNOT_START)
+    for note in result.notes:
+        typer.echo(f"warning: {note}", err=True)
+    typer.echo("ok: the settings hold for new calls")
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Tells what is wrong with the settings on stderr, with exit status 2."""

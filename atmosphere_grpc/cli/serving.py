@@ -7,7 +7,7 @@ that a server imports.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ def run(config_file: Path | None, said: Mapping[str, Any]) -> int:
         said: What the command line says, shaped as the file is.
     """
     progress = _Progress()
+
+    def load() -> config.Settings:
+        return config.load(config_file, said)
+
     try:
-        settings = config.load(config_file, said)
-        _log_to_stderr(settings.log_level)
+        _log_to_stderr(load().log_level)
         for name in config.unknown_variables():
             log.warning("the environment variable %s names no setting and is ignored", name)
-        return _run(settings, progress)
+        return _run(load, progress)
     except (config.ConfigError, EmbeddedError, StartError) as error:
         progress("")
         tell(error)
@@ -76,8 +79,8 @@ class _Progress:
             self._status.stop()
 
 
-def _run(settings: config.Settings, progress: _Progress) -> int:
-    work = serve_until_stopped(settings, ready=_ready, progress=progress)
+def _run(load: Callable[[], config.Settings], progress: _Progress) -> int:
+    work = serve_until_stopped(load, ready=_ready, progress=progress)
     try:
         import uvloop
     except ImportError:  # it has no wheel for Windows

@@ -85,6 +85,11 @@ def decode_chat(request: chat_pb2.ChatRequest) -> ChatCall:
     return call
 
 
+def wants_progress(request: chat_pb2.ChatRequest) -> bool:
+    """Whether a caller is to be told that its chat is alive while there is nothing to show."""
+    return not request.stream.no_progress
+
+
 def decode_embed(request: execution_pb2.EmbedRequest) -> EmbedCall:
     """An Embed request.
 

@@ -23,6 +23,7 @@ from atmosphere_grpc.domain import (
     Message,
     ModelList,
     ModelState,
+    Progress,
     RouteDecision,
     RouteMethod,
     Source,
@@ -31,6 +32,7 @@ from atmosphere_grpc.domain import (
     TokenLogprob,
     Usage,
     UsageSource,
+    Waiting,
 )
 from atmosphere_grpc.errors import code_number
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
@@ -62,6 +64,11 @@ _INTEGRATION_STATE = {
     IntegrationState.DOWN: execution_pb2.INTEGRATION_STATE_DOWN,
     IntegrationState.STARTING: execution_pb2.INTEGRATION_STATE_STARTING,
 }
+_WAITING = {
+    Waiting.QUEUED: chat_pb2.Progress.PHASE_QUEUED,
+    Waiting.CONNECTING: chat_pb2.Progress.PHASE_CONNECTING,
+    Waiting.FIRST_TOKEN: chat_pb2.Progress.PHASE_WAITING_FIRST_TOKEN,
+}
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 
@@ -71,6 +78,14 @@ def encode_chat(event: ChatEvent) -> chat_pb2.ChatResponse:
     match event:
         case Delta():
             return chat_pb2.ChatResponse(delta=_delta(event))
+        case Progress():
+            return chat_pb2.ChatResponse(
+                progress=chat_pb2.Progress(
+                    phase=_WAITING[event.waiting],
+                    queue_position=_int32(event.queue_position),
+                    elapsed_ms=event.elapsed_ms,
+                )
+            )
         case Started():
             return chat_pb2.ChatResponse(
                 started=chat_pb2.Started(
@@ -112,7 +127,7 @@ def encode_execute(result: ExecuteResult, node_id: str) -> execution_pb2.Execute
             model=outcome.embeddings.model,
             usage=_usage(outcome.embeddings.usage),
             embeddings=_embeddings(outcome),
-            integration_id=outcome.route.integration_id,
+            integration_id=outcome.integration_id,
         )
         attempts = outcome.attempts
     return execution_pb2.ExecuteResponse(
@@ -132,7 +147,7 @@ def encode_embed(result: EmbedResult) -> execution_pb2.EmbedResponse:
         embeddings=_embeddings(result),
         model=result.embeddings.model,
         usage=_usage(result.embeddings.usage),
-        integration_id=result.route.integration_id,
+        integration_id=result.integration_id,
         attempts=_attempts(result.attempts),
     )
 

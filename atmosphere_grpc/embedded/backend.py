@@ -50,6 +50,13 @@ class EmbeddedBackend:
         """It has the children's models and no others."""
         return True
 
+    def is_cold(self, model: str) -> bool:
+        """Never: a child has its model loaded before it is asked."""
+        return False
+
+    async def warm(self, model: str) -> None:
+        """Does nothing: there is nothing to load."""
+
     async def chat(
         self, model: str, call: ChatCall, *, connect_s: float
     ) -> AsyncGenerator[BackendEvent, None]:

@@ -31,6 +31,10 @@ class Assembler:
     """Takes a chat's events in; `text` is what came so far, also of an answer that broke off."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what came so far."""
         self.started: Started | None = None
         self._content: list[str] = []
         self._reasoning: list[str] = []

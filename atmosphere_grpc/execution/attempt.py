@@ -1,136 +1,254 @@
-"""One try at one backend: bounded in time, timed, and told as an `Attempt`."""
+"""One try at one backend: its turn, bounded in time, timed, and told as an `Attempt`."""
 
 from __future__ import annotations
 
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Container
+from contextlib import aclosing
 
+from atmosphere_grpc.backends import connected
 from atmosphere_grpc.domain import (
     Attempt,
+    BackendEvent,
     Begun,
+    Capability,
     ChatCall,
     ChatEvent,
     Completed,
     Delta,
     EmbedCall,
-    EmbedResult,
+    Embeddings,
     Finished,
     FinishReason,
     NamedTool,
+    Progress,
     RouteDecision,
     Started,
     ToolMode,
+    Waiting,
 )
 from atmosphere_grpc.errors import Failure, Phase, Reason, Violation
-from atmosphere_grpc.execution.budget import Budget
+from atmosphere_grpc.execution.budget import Budget, PhaseLimit
+from atmosphere_grpc.execution.caller import caller
+from atmosphere_grpc.execution.waiting import Pulse, running
+from atmosphere_grpc.integrations.endpoint import Endpoint
 from atmosphere_grpc.integrations.integration import Integration
+from atmosphere_grpc.integrations.limiter import Turn
 
 #: Connecting ends this much before the call's time, so that its own failure is the one told.
 CONNECT_MARGIN_S = 0.01
 
 
-class Clock:
-    """When an attempt began, and when its first delta came."""
+class Trial:
+    """A try at one integration, and what came of it so far.
 
-    def __init__(self) -> None:
+    Attributes:
+        integration: The integration tried.
+        model: The model asked for.
+        share: How much of the call's time it may take before its first token.
+        endpoint: Which endpoint was picked; None: not yet.
+    """
+
+    def __init__(self, integration: Integration, model: str, share: float = 1.0) -> None:
+        self.integration = integration
+        self.model = model
+        self.share = share
+        self.endpoint: Endpoint | None = None
         self._began = time.monotonic()
-        self.first_token_ms = 0.0
+        self._first_token_ms = 0.0
 
     @property
-    def elapsed_ms(self) -> float:
-        """Milliseconds since the attempt began."""
-        return (time.monotonic() - self._began) * 1000
+    def name(self) -> str:
+        """The integration, for messages."""
+        return f'integration "{self.integration.spec.id}"'
+
+    def begin(
+        self, capability: Capability, tried: Container[Endpoint], session_id: str = ""
+    ) -> Endpoint:
+        """Picks the endpoint; from now on the time is the attempt's."""
+        self.endpoint = self.integration.pick(self.model, capability, tried, session_id)
+        self._began = time.monotonic()
+        return self.endpoint
 
     def first_token(self) -> None:
         """Notes the first delta."""
-        if not self.first_token_ms:
-            self.first_token_ms = self.elapsed_ms
+        self._first_token_ms = self._elapsed_ms
 
-    def attempt(
-        self,
-        integration: Integration,
-        model: str,
-        reason: Reason | None,
-        *,
-        prompt_truncated: bool = False,
-    ) -> Attempt:
-        """What came of the attempt, up to now."""
-        endpoint = next(iter(integration.backend.endpoints), "")
+    def ended(self, reason: Reason | None = None, *, prompt_truncated: bool = False) -> Attempt:
+        """What came of it, up to now."""
         return Attempt(
-            integration.spec.id,
-            endpoint,
-            model,
+            self.integration.spec.id,
+            self.endpoint.address if self.endpoint else "",
+            self.model,
             reason,
-            self.elapsed_ms,
-            self.first_token_ms,
+            self._elapsed_ms,
+            self._first_token_ms,
             prompt_truncated,
         )
 
+    def first_token_limit(self, budget: Budget) -> PhaseLimit:
+        """How long the first token is waited for, loading the model included."""
+        limit_s = self.integration.spec.timeouts.first_token_s
+        what = f"the first token of {self.name}"
+        return budget.within(Phase.FIRST_TOKEN, limit_s, what, share=self.share)
+
+    def connect_s(self, budget: Budget) -> float:
+        """How long connecting may take, in seconds."""
+        left_s = budget.remaining_s * self.share - CONNECT_MARGIN_S
+        return max(0.001, min(self.integration.spec.timeouts.connect_s, left_s))
+
+    @property
+    def _elapsed_ms(self) -> float:
+        return (time.monotonic() - self._began) * 1000
+
 
 async def attempt_chat(
-    integration: Integration, route: RouteDecision, call: ChatCall, budget: Budget
+    trial: Trial,
+    route: RouteDecision,
+    call: ChatCall,
+    budget: Budget,
+    pulse: Pulse,
+    tried: Container[Endpoint],
 ) -> AsyncGenerator[ChatEvent, None]:
-    """Continues a conversation on one backend: Started, deltas, Completed.
+    """Continues a conversation on one backend: Progress, Started, deltas, Completed.
 
     Raises:
-        Failure: The backend failed or the time was used up; its metadata says where.
+        Failure: The backend failed or the time was used up.
     """
-    clock = Clock()
-    timeouts = integration.spec.timeouts
-    name = f'integration "{integration.spec.id}"'
-    call_first_token_ms = 0.0
-    called = False
-    wait, limit_s, what = Phase.FIRST_TOKEN, timeouts.first_token_s, f"the first token of {name}"
-    try:
-        async with (
-            _turn(integration, budget),
-            aclosing(
-                integration.backend.chat(
-                    route.model, call, connect_s=_connect_s(integration, budget)
+    _check_support(call, trial.integration, trial.model)
+    with trial.integration.limiter.turn(caller.get()) as turn:
+        async with aclosing(_its_turn(trial, turn, budget, pulse)) as waiting:
+            async for progress in waiting:
+                yield progress
+        endpoint = trial.begin(Capability.CHAT, tried, call.session_id)
+        limit = trial.first_token_limit(budget)
+        with endpoint.call():
+            async with aclosing(_warm(trial, endpoint, limit, pulse)) as waiting:
+                async for progress in waiting:
+                    yield progress
+            connect_s = trial.connect_s(budget)
+            pulse.waiting = Waiting.CONNECTING
+            connected.set(pulse.connected)
+            chat = endpoint.backend.chat(trial.model, call, connect_s=connect_s)
+            async with aclosing(chat) as events:
+                if pulse.silent:
+                    async with limit:
+                        begun, event = await _next(events)
+                else:
+                    async with running(_next(events)) as first:
+                        async with aclosing(pulse.until(first, limit)) as waiting:
+                            async for progress in waiting:
+                                yield progress
+                        begun, event = first.result()
+                yield Started(
+                    begun.id or f"atmosphere-{uuid.uuid4().hex}",
+                    begun.model or trial.model,
+                    trial.integration.spec.id,
+                    time.time(),
+                    route,
                 )
-            ) as events,
-        ):
-            while True:
-                async with budget.within(wait, limit_s, what):
-                    event = await anext(events)
-                match event:
-                    case Begun(id, model):
-                        yield Started(
-                            id or f"atmosphere-{uuid.uuid4().hex}",
-                            model or route.model,
-                            integration.spec.id,
-                            time.time(),
-                            route,
-                        )
-                    case Delta():
-                        called = called or bool(event.tool_calls)
-                        if wait is Phase.FIRST_TOKEN:
-                            clock.first_token()
-                            call_first_token_ms = budget.elapsed_ms
-                            wait, limit_s = Phase.IDLE, timeouts.idle_s
-                            what = f"the next token of {name}"
-                        yield event
-                    case Finished(finish_reason, usage, sources, prompt_truncated):
-                        if not called and _demands_a_call(call, finish_reason):
-                            raise _tool_choice_ignored(name)
-                        attempt = clock.attempt(
-                            integration, route.model, None, prompt_truncated=prompt_truncated
-                        )
-                        yield Completed(
-                            finish_reason,
-                            usage,
-                            call_first_token_ms,
-                            budget.elapsed_ms,
-                            (attempt,),
-                            sources,
-                        )
-                        return
-    except Failure as failure:
-        _say_where(failure, integration, route)
-        raise
+                if isinstance(event, Delta):
+                    trial.first_token()
+                call_first_token_ms = budget.elapsed_ms if isinstance(event, Delta) else 0.0
+                idle_s = trial.integration.spec.timeouts.idle_s
+                what = f"the next token of {trial.name}"
+                called = False
+                while isinstance(event, Delta):
+                    called = called or bool(event.tool_calls)
+                    yield event
+                    async with budget.within(Phase.IDLE, idle_s, what):
+                        _, event = await _next(events)
+                if not called and _demands_a_call(call, event.finish_reason):
+                    raise _tool_choice_ignored(trial.name)
+        turn.done()
+    yield Completed(
+        event.finish_reason,
+        event.usage,
+        call_first_token_ms,
+        budget.elapsed_ms,
+        (trial.ended(prompt_truncated=event.prompt_truncated),),
+        event.sources,
+    )
+
+
+async def attempt_embed(
+    trial: Trial, call: EmbedCall, budget: Budget, tried: Container[Endpoint]
+) -> Embeddings:
+    """Turns texts into vectors on one backend.
+
+    Raises:
+        Failure: The backend failed or the time was used up.
+    """
+    silent = Pulse(budget)
+    with trial.integration.limiter.turn(caller.get()) as turn:
+        async for _ in _its_turn(trial, turn, budget, silent):
+            pass
+        endpoint = trial.begin(Capability.EMBED, tried)
+        limit_s = trial.integration.spec.timeouts.first_token_s
+        what = f"the vectors of {trial.name}"
+        limit = budget.within(Phase.FIRST_TOKEN, limit_s, what, share=trial.share)
+        with endpoint.call():
+            async for _ in _warm(trial, endpoint, limit, silent):
+                pass
+            async with limit:
+                embeddings = await endpoint.backend.embed(
+                    trial.model, call, connect_s=trial.connect_s(budget)
+                )
+        turn.done()
+    return embeddings
+
+
+async def _its_turn(
+    trial: Trial, turn: Turn, budget: Budget, pulse: Pulse
+) -> AsyncGenerator[Progress, None]:
+    """Waits for a turn, as long as the call could still be served after it.
+
+    Raises:
+        Failure: DEADLINE_EXCEEDED, at once where the turn cannot come in time.
+    """
+    if turn.granted.done():
+        return
+    limiter = trial.integration.limiter
+    ahead = limiter.ahead(turn)
+    what = f"its turn at {trial.name}, with {ahead} calls ahead of it"
+    keep_s = limiter.fastest_s
+    limit = budget.within(Phase.QUEUE, math.inf, what, share=trial.share, keep_s=keep_s)
+    if limiter.least_wait_s(turn) > limit.left_s:
+        raise limit.failure()
+    pulse.waiting, pulse.ahead = Waiting.QUEUED, lambda: limiter.ahead(turn)
+    async with aclosing(pulse.until(turn.granted, limit)) as waiting:
+        async for progress in waiting:
+            yield progress
+
+
+async def _warm(
+    trial: Trial, endpoint: Endpoint, limit: PhaseLimit, pulse: Pulse
+) -> AsyncGenerator[Progress, None]:
+    """Waits until a model is in memory, where a server gives up loading it when its caller goes.
+
+    The load is nobody's own: it goes on without those who wait for it.
+    """
+    if not endpoint.backend.is_cold(trial.model):
+        return
+    # A load may take as long as the first token, of which it is a part.
+    loading = endpoint.warm(trial.model, trial.integration.spec.timeouts.first_token_s)
+    pulse.waiting = Waiting.FIRST_TOKEN
+    async with aclosing(pulse.until(loading, limit)) as waiting:
+        async for progress in waiting:
+            yield progress
+    loading.result()
+
+
+async def _next(events: AsyncGenerator[BackendEvent, None]) -> tuple[Begun, Delta | Finished]:
+    """What comes next of an answer, and how it began, if that comes before."""
+    begun = Begun()
+    async for event in events:
+        if not isinstance(event, Begun):
+            return begun, event
+        begun = event
+    raise AssertionError("a chat ended without Finished")
 
 
 def _demands_a_call(call: ChatCall, finish_reason: FinishReason) -> bool:
@@ -148,46 +266,26 @@ def _tool_choice_ignored(name: str) -> Failure:
     )
 
 
-async def attempt_embed(
-    integration: Integration, route: RouteDecision, call: EmbedCall, budget: Budget
-) -> EmbedResult:
-    """Turns texts into vectors on one backend.
+def _check_support(call: ChatCall, integration: Integration, model: str) -> None:
+    """That a model is not sent what it is known not to take.
 
-    Raises:
-        Failure: The backend failed or the time was used up; its metadata says where.
+    llama.cpp answers a picture for a text model with status 500, and leaves tools out without a
+    word where the chat template has no place for them.
     """
-    clock = Clock()
-    what = f'the vectors of integration "{integration.spec.id}"'
-    try:
-        async with (
-            _turn(integration, budget),
-            budget.within(Phase.FIRST_TOKEN, integration.spec.timeouts.first_token_s, what),
-        ):
-            embeddings = await integration.backend.embed(
-                route.model, call, connect_s=_connect_s(integration, budget)
-            )
-    except Failure as failure:
-        _say_where(failure, integration, route)
-        raise
-    return EmbedResult(embeddings, route, (clock.attempt(integration, route.model, None),))
+    if not call.tools and call.image_path is None:
+        return
+    known = next((item for item in integration.models if item.answers_to(model)), None)
+    if known is None:
+        return
+    if (path := call.image_path) is not None and known.accepts_images is False:
+        raise _unsupported(path, model, "takes no images – leave them out or choose a vision model")
+    if call.tools and known.accepts_tools is False:
+        raise _unsupported("tools", model, "knows no tools – leave them out or choose another")
 
 
-@asynccontextmanager
-async def _turn(integration: Integration, budget: Budget) -> AsyncGenerator[None, None]:
-    """A permit of the integration, waited for as long as the call has time."""
-    async with AsyncExitStack() as permit:
-        what = f'a turn at integration "{integration.spec.id}"'
-        async with budget.within(Phase.QUEUE, math.inf, what):
-            await permit.enter_async_context(integration.limiter.permit())
-        yield
-
-
-def _connect_s(integration: Integration, budget: Budget) -> float:
-    return max(
-        0.001, min(integration.spec.timeouts.connect_s, budget.remaining_s - CONNECT_MARGIN_S)
+def _unsupported(path: str, model: str, what: str) -> Failure:
+    return Failure(
+        Reason.UNSUPPORTED_PARAMETER,
+        f'{path}: model "{model}" {what}',
+        violations=[Violation(path, "not supported by this model")],
     )
-
-
-def _say_where(failure: Failure, integration: Integration, route: RouteDecision) -> None:
-    failure.metadata.setdefault("integration_id", integration.spec.id)
-    failure.metadata.setdefault("model", route.model[:128])

@@ -61,32 +61,50 @@ class Budget:
         """Milliseconds since the call arrived."""
         return (time.monotonic() - self._started) * 1000
 
-    def within(self, phase: Phase, limit_s: float, what: str) -> PhaseLimit:
+    def within(
+        self, phase: Phase, limit_s: float, what: str, *, share: float = 1.0, keep_s: float = 0.0
+    ) -> PhaseLimit:
         """Bounds a wait by a phase's own limit and by what is left of the whole.
 
         Args:
             phase: What is waited for.
             limit_s: The phase's own limit, in seconds.
             what: The same in words, such as `the first token of "ollama"`.
+            share: How much of what is left it may take, so that another backend can be asked.
+            keep_s: How much of that must be left for what follows, in seconds.
         """
-        return PhaseLimit(self, phase, limit_s, what)
+        return PhaseLimit(self, phase, limit_s, what, share, keep_s)
 
 
 class PhaseLimit:
-    """A bounded wait: `async with` it; raises a `Failure` that names the phase."""
+    """A bounded wait: `async with` it; raises a `Failure` that names the phase.
 
-    __slots__ = ("_budget", "_limit_s", "_own", "_phase", "_timeout", "_what")
+    Where that cannot be, since something is to be done while it waits: `left_s` and `failure`.
+    """
 
-    def __init__(self, budget: Budget, phase: Phase, limit_s: float, what: str) -> None:
+    __slots__ = ("_budget", "_end", "_given_s", "_limit", "_phase", "_timeout", "_what")
+
+    def __init__(
+        self, budget: Budget, phase: Phase, limit_s: float, what: str, share: float, keep_s: float
+    ) -> None:
         self._budget = budget
         self._phase = phase
-        self._limit_s = limit_s
         self._what = what
+        left_s = budget.remaining_s * share - keep_s
+        self._given_s = min(limit_s, left_s)
+        self._end = time.monotonic() + self._given_s
+        if limit_s < left_s:
+            self._limit = "integration"
+        else:
+            self._limit = "call" if share == 1.0 else "attempt"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the wait may still take; negative when it took too long."""
+        return self._end - time.monotonic()
 
     async def __aenter__(self) -> Self:
-        end = asyncio.get_running_loop().time() + min(self._limit_s, self._budget.remaining_s)
-        self._own = self._limit_s < self._budget.remaining_s
-        self._timeout = asyncio.timeout_at(end)
+        self._timeout = asyncio.timeout(self.left_s)
         await self._timeout.__aenter__()
         return self
 
@@ -99,12 +117,16 @@ class PhaseLimit:
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError:
-            raise self._failure() from None
+            raise self.failure() from None
 
-    def _failure(self) -> Failure:
-        if self._own:
+    def failure(self) -> Failure:
+        """What a wait that took too long is told as; `metadata.limit` says whose limit it was."""
+        if self._limit != "call":
+            whose = "its limit of" if self._limit == "integration" else "its share of the time,"
             return Failure.out_of_time(
-                self._phase, f"no sign of {self._what} within its limit of {self._limit_s:g} s"
+                self._phase,
+                f"no sign of {self._what} within {whose} {self._given_s:.3g} s",
+                limit=self._limit,
             )
         # Between two tokens of a live stream it is the whole that ran out, not the wait.
         phase = Phase.TOTAL if self._phase is Phase.IDLE else self._phase
@@ -112,4 +134,5 @@ class PhaseLimit:
             phase,
             f"{self._budget.set_by} of {self._budget.given_s:.3g} s was used up while waiting for "
             f"{self._what}",
+            limit="call",
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from atmosphere_grpc.domain import (
     Capability,
     ChatCall,
     ChatEvent,
+    Completed,
     EmbedCall,
     EmbedResult,
     ExecuteCall,
@@ -20,16 +24,19 @@ from atmosphere_grpc.domain import (
     Message,
     ModelList,
     RouteDecision,
+    Started,
     Target,
     TestCall,
     TestResult,
     Unavailable,
 )
-from atmosphere_grpc.errors import Failure, Phase, Reason, Violation
+from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.assemble import Assembler
 from atmosphere_grpc.execution.attempt import attempt_chat, attempt_embed
+from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings, Choice
 from atmosphere_grpc.execution.budget import Budget
 from atmosphere_grpc.execution.intent import as_chat, as_embed
+from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.log import failed
@@ -47,24 +54,92 @@ class Execution:
     """Carries calls out on the integrations of a registry.
 
     Every method raises `Failure` and nothing else that is meant for a caller.
+
+    Args:
+        registry: The integrations.
+        settings: How many attempts a call has.
+        progress_s: Between two signs of life of a chat that waits, in seconds.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: AttemptSettings = AttemptSettings(),  # noqa: B008 - frozen
+        progress_s: float = math.inf,
+    ) -> None:
         self._registry = registry
+        self.settings = settings
+        self.progress_s = progress_s
 
-    async def chat(self, call: ChatCall, budget: Budget) -> AsyncGenerator[ChatEvent, None]:
-        """Continues a conversation: Started, deltas, Completed."""
-        route = await self._decide(call.target, Capability.CHAT, budget)
-        integration = self._registry.get(route.integration_id)
-        _check_support(call, integration, route.model)
-        async with aclosing(attempt_chat(integration, route, call, budget)) as events:
+    async def chat(
+        self, call: ChatCall, budget: Budget, *, progress: bool = False
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """Continues a conversation: Started, deltas, Completed; on demand Progress before."""
+        pulse = Pulse(budget, self.progress_s if progress else math.inf)
+        async with aclosing(self._chat(call, budget, self.settings, pulse)) as events:
             async for event in events:
                 yield event
+
+    async def _chat(
+        self,
+        call: ChatCall,
+        budget: Budget,
+        settings: AttemptSettings,
+        pulse: Pulse,
+        undo: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """A chat, attempt by attempt.
+
+        Args:
+            call: The conversation.
+            budget: The call's time.
+            settings: How many attempts there may be.
+            pulse: What says that the call is alive.
+            undo: Has what came so far forgotten, so that another attempt can begin anew; None
+                where it was sent on, so that none can.
+        """
+        route = await self._decide(call.target, Capability.CHAT, budget)
+        choices = self._choices(call.target, route, settings)
+        attempts = Attempts(choices, Capability.CHAT, settings, budget)
+        while True:
+            trial = attempts.next()
+            begun = False
+            try:
+                trying = attempt_chat(trial, route, call, budget, pulse, attempts.tried)
+                async with aclosing(trying) as events:
+                    async for event in events:
+                        if isinstance(event, Completed) and attempts.made:
+                            event = replace(event, attempts=(*attempts.made, *event.attempts))
+                        begun = begun or isinstance(event, Started)
+                        yield event
+                return
+            except Failure as failure:
+                pause_s = attempts.failed(trial, failure, begun=begun and undo is None)
+            if undo is not None:
+                undo()
+            async with (
+                running(asyncio.sleep(pause_s)) as pause,
+                aclosing(
+                    pulse.until(pause, budget.within(Phase.TOTAL, math.inf, "the next attempt"))
+                ) as waiting,
+            ):
+                async for progress in waiting:
+                    yield progress
 
     async def embed(self, call: EmbedCall, budget: Budget) -> EmbedResult:
         """Turns texts into vectors."""
         route = await self._decide(call.target, Capability.EMBED, budget)
-        return await attempt_embed(self._registry.get(route.integration_id), route, call, budget)
+        choices = self._choices(call.target, route, self.settings)
+        attempts = Attempts(choices, Capability.EMBED, self.settings, budget)
+        while True:
+            trial = attempts.next()
+            try:
+                embeddings = await attempt_embed(trial, call, budget, attempts.tried)
+            except Failure as failure:
+                await asyncio.sleep(attempts.failed(trial, failure))
+            else:
+                made = (*attempts.made, trial.ended())
+                return EmbedResult(embeddings, trial.integration.spec.id, route, made)
 
     async def execute(self, call: ExecuteCall, budget: Budget) -> ExecuteResult:
         """Routes an intent and carries it out, as a chat or as an embedding."""
@@ -72,8 +147,12 @@ class Execution:
         if capability is Capability.EMBED:
             result = await self.embed(as_embed(call), budget)
             return ExecuteResult(result, result.route, budget.elapsed_ms)
-        async with aclosing(self.chat(as_chat(call), budget)) as events:
-            answer = await Assembler().whole(events)
+        assembler = Assembler()
+        # The caller sees nothing of an answer before it is whole: one that breaks off can be begun
+        # anew.
+        chat = self._chat(as_chat(call), budget, self.settings, Pulse(budget), assembler.reset)
+        async with aclosing(chat) as events:
+            answer = await assembler.whole(events)
         return ExecuteResult(answer, answer.started.route, budget.elapsed_ms)
 
     async def route(self, call: ExecuteCall, budget: Budget) -> RouteDecision:
@@ -92,7 +171,7 @@ class Execution:
         self._registry.get(call.integration_id)
         assembler = Assembler()
         try:
-            async with aclosing(self.chat(chat, budget)) as events:
+            async with aclosing(self._chat(chat, budget, ONCE, Pulse(budget))) as events:
                 answer = await assembler.whole(events)
         except Failure as failure:
             if failure.reason in CALLERS_FAULTS:
@@ -144,6 +223,31 @@ class Execution:
         """How every integration is doing, by its last probe."""
         return (*(item.status for item in self._registry), *self._registry.unfound)
 
+    def _choices(
+        self, target: Target, route: RouteDecision, settings: AttemptSettings
+    ) -> list[Choice]:
+        """Where a call may go: as it was decided, then the fallbacks of that integration.
+
+        A call that names its integration stays there.
+        """
+        first = self._registry.get(route.integration_id)
+        choices = [Choice(first, route.model)]
+        if target.integration_id or settings.maximum == 1:
+            return choices
+        for fallback in first.spec.fallback:
+            integration = self._registry.find(fallback.integration_id)
+            if integration is None or integration.state is IntegrationState.DOWN:
+                continue
+            item = _candidate(integration, route.capability)
+            model = fallback.models.get(route.model, "")
+            if not model:
+                # A model of the same name; a call that named none has the other's default.
+                model = route.model if item.has(route.model) else ""
+                model = model if target.model else item.default
+            if model and not item.lacks(route.capability, model):
+                choices.append(Choice(integration, model))
+        return choices
+
     async def _decide(
         self, target: Target, capability: Capability, budget: Budget
     ) -> RouteDecision:
@@ -164,37 +268,16 @@ class Execution:
 
 
 def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:
-    return [
-        Candidate(
-            item.spec.id,
-            item.state,
-            item.models,
-            item.model_for(capability),
-            item.backend.lists_all_models(capability),
-            item.status.error if item.state is IntegrationState.DOWN else "",
-        )
-        for item in asked
-    ]
+    return [_candidate(item, capability) for item in asked]
 
 
-def _check_support(call: ChatCall, integration: Integration, model: str) -> None:
-    """That a model is not sent what it is known not to take.
-
-    llama.cpp answers a picture for a text model with status 500, and leaves tools out without a
-    word where the chat template has no place for them.
-    """
-    known = next((item for item in integration.models if item.id == model), None)
-    if known is None:
-        return
-    if (path := call.image_path) is not None and known.accepts_images is False:
-        raise _unsupported(path, model, "takes no images – leave them out or choose a vision model")
-    if call.tools and known.accepts_tools is False:
-        raise _unsupported("tools", model, "knows no tools – leave them out or choose another")
-
-
-def _unsupported(path: str, model: str, what: str) -> Failure:
-    return Failure(
-        Reason.UNSUPPORTED_PARAMETER,
-        f'{path}: model "{model}" {what}',
-        violations=[Violation(path, "not supported by this model")],
+def _candidate(item: Integration, capability: Capability) -> Candidate:
+    status = item.status
+    return Candidate(
+        item.spec.id,
+        status.state,
+        item.models,
+        item.model_for(capability),
+        item.lists_all_models(capability),
+        status.error,
     )

@@ -1,18 +1,18 @@
-"""A configured backend: its settings, what it last said, and how it is doing."""
+"""A configured integration: its endpoints, what it offers, how it is doing."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.domain import Capability, IntegrationState, IntegrationStatus, Model
-from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.errors import Failure
+from atmosphere_grpc.integrations.balancing import Balancer, Balancing
+from atmosphere_grpc.integrations.breaker import BreakerSettings
+from atmosphere_grpc.integrations.endpoint import Endpoint
 from atmosphere_grpc.integrations.limiter import Limiter
-
-log = logging.getLogger(__name__)
 
 #: Parts of a model's name that say that it embeds, where its server does not say so.
 EMBEDDING_NAMES = ("embed", "minilm", "bge-", "gte-", "e5-")
@@ -36,8 +36,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """Where a call goes that an integration cannot answer.
+
+    `models` says what a model is called there; one that it does not name keeps its name.
+    """
+
+    integration_id: str
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class IntegrationSpec:
-    """What the configuration says of an integration; an empty model means the first fitting one."""
+    """What the configuration says of an integration; an empty model means the first fitting one.
+
+    `weights` are of its endpoints, in their order; empty for equal ones.
+    """
 
     id: str
     kind: str
@@ -45,63 +59,109 @@ class IntegrationSpec:
     default_embed_model: str = ""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    fallback: tuple[Fallback, ...] = ()
+    balancing: Balancing = Balancing.LEAST_OUTSTANDING
+    weights: tuple[float, ...] = ()
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
 
 class Integration:
-    """A backend under its id.
+    """Backends under one id, one for each of its endpoints."""
 
-    `models` and `status` are what it said when it was last asked; `refresh` asks.
-    """
-
-    def __init__(self, spec: IntegrationSpec, backend: Backend) -> None:
+    def __init__(self, spec: IntegrationSpec, *backends: Backend) -> None:
         self.spec = spec
-        self.backend = backend
-        self.models: tuple[Model, ...] = ()
-        self.limiter = Limiter(spec.id, spec.limits.max_concurrency, spec.limits.max_queue)
-        self._status = IntegrationStatus(
-            spec.id, spec.kind, IntegrationState.UNKNOWN, backend.endpoints
+        weights = spec.weights or (1.0,) * len(backends)
+        self.endpoints = tuple(
+            Endpoint(spec.id, backend, weight, spec.breaker)
+            for backend, weight in zip(backends, weights, strict=True)
         )
+        self.limiter = Limiter(spec.id, spec.limits.max_concurrency, spec.limits.max_queue)
+        self._balancer = Balancer(spec.balancing)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """What its endpoints offered when they were last asked, each model once."""
+        if len(self.endpoints) == 1:
+            return self.endpoints[0].models
+        # Those of usable endpoints first: they say best how a model is doing.
+        ranked = sorted(self.endpoints, key=lambda item: not item.usable)
+        known: dict[str, Model] = {}
+        for endpoint in ranked:
+            for model in endpoint.models:
+                known.setdefault(model.id, model)
+        return tuple(known.values())
 
     @property
     def status(self) -> IntegrationStatus:
         """How it is doing, by the last time it was asked."""
+        state = self.state
+        shown = next((item for item in self.endpoints if item.state is state), self.endpoints[0])
+        failure = None if state is IntegrationState.UP else shown.failure
         capabilities = tuple(c.value for c in Capability if self.model_for(c))
-        return replace(
-            self._status,
-            endpoints=self.backend.endpoints,
+        return IntegrationStatus(
+            self.spec.id,
+            self.spec.kind,
+            state,
+            tuple(address for item in self.endpoints for address in item.backend.endpoints),
+            last_probe=shown.last_probe,
+            latency_ms=shown.latency_ms,
             default_model=self.model_for(Capability.CHAT),
             capabilities=capabilities if self.models else (),
+            error=failure.message if failure else "",
+            reason=failure.reason if failure else None,
         )
 
     @property
     def state(self) -> IntegrationState:
-        """Whether it is usable, by the last time it was asked."""
-        return self._status.state
+        """Whether one of its endpoints is usable, by the last time they were asked."""
+        states = [item.state for item in self.endpoints]
+        return min(states, key=_BEST_FIRST.index)
+
+    def lists_all_models(self, capability: Capability) -> bool:
+        """Whether a model that none of its endpoints named can be ruled out."""
+        return all(item.backend.lists_all_models(capability) for item in self.endpoints)
+
+    def pick(
+        self, model: str, capability: Capability, tried: Container[Endpoint], session_id: str = ""
+    ) -> Endpoint:
+        """The endpoint for a call: one that has the model, is well, and was not tried before.
+
+        The wishes are given up in that order from the last: a call is never without an endpoint.
+        """
+        having = [item for item in self.endpoints if item.may_have(model, capability)]
+        fitting = having or list(self.endpoints)
+        well = [item for item in fitting if item.usable]
+        left = [item for item in well if item not in tried]
+        left = left or [item for item in fitting if item not in tried]
+        return self._balancer.pick(left or well or fitting, session_id)
+
+    def has_untried(self, model: str, capability: Capability, tried: Container[Endpoint]) -> bool:
+        """Whether there is another endpoint for a call, which is well."""
+        return any(
+            item.usable and item not in tried and item.may_have(model, capability)
+            for item in self.endpoints
+        )
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        for item in self.endpoints:
+            await item.aclose()
 
     async def retire(self) -> None:
-        """Closes the backend once its last call is done."""
+        """Closes every connection once the last call is done."""
         await self.limiter.idle()
-        await self.backend.aclose()
+        await self.aclose()
 
     async def refresh(self, timeout_s: float) -> tuple[Model, ...]:
-        """Asks for its models, and notes how it is doing.
+        """Asks every endpoint for its models, and notes how they are doing.
 
         Raises:
-            Failure: It does not answer in time, or not as it should.
+            Failure: None of them answers in time, and as it should.
         """
-        began = time.perf_counter()
-        failure: Failure | None = None
-        try:
-            async with asyncio.timeout(timeout_s):
-                self.models = await self.backend.models()
-        except Failure as error:
-            failure = error
-        except TimeoutError:
-            text = f'integration "{self.spec.id}": no answer within {timeout_s:g} s'
-            failure = Failure(Reason.BACKEND_UNAVAILABLE, f"{text} – is it overloaded?")
-        self._note(failure, (time.perf_counter() - began) * 1000)
-        if failure is not None:
-            raise failure
+        asked = await asyncio.gather(*(_asked(item, timeout_s) for item in self.endpoints))
+        failures = [failure for failure in asked if failure is not None]
+        if len(failures) == len(asked):
+            raise failures[0]
         return self.models
 
     def model_for(self, capability: Capability) -> str:
@@ -117,24 +177,22 @@ class Integration:
         by_name = [model.id for model in fitting if looks_like_embedding(model.id) is wanted]
         return next(iter([*by_name, *(model.id for model in fitting)]), "")
 
-    def _note(self, failure: Failure | None, latency_ms: float) -> None:
-        state = IntegrationState.DOWN if failure else IntegrationState.UP
-        if state is not self._status.state:
-            if failure is None:
-                log.info('integration "%s" is up: %d models', self.spec.id, len(self.models))
-            else:
-                why = f" [{failure.detail}]" if failure.detail else ""
-                log.warning("%s%s", failure.message, why)
-                if failure.words:
-                    log.debug("in the backend's words: %s", failure.words)
-        self._status = replace(
-            self._status,
-            state=state,
-            last_probe=time.time(),
-            latency_ms=latency_ms,
-            error=failure.message if failure else "",
-            reason=failure.reason if failure else None,
-        )
+
+#: Which state of its endpoints is an integration's.
+_BEST_FIRST = (
+    IntegrationState.UP,
+    IntegrationState.STARTING,
+    IntegrationState.UNKNOWN,
+    IntegrationState.DOWN,
+)
+
+
+async def _asked(endpoint: Endpoint, timeout_s: float) -> Failure | None:
+    try:
+        await endpoint.refresh(timeout_s)
+    except Failure as failure:
+        return failure
+    return None
 
 
 def can(model: Model, capability: Capability) -> bool:

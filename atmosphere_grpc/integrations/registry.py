@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import difflib
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from atmosphere_grpc.domain import IntegrationState, IntegrationStatus
 from atmosphere_grpc.errors import Failure, Reason
@@ -36,7 +37,7 @@ class Registry:
         self._interval_s = 0.0
         self._wake: dict[str, asyncio.Event] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
-        self._retiring: dict[asyncio.Task[None], Integration] = {}
+        self._retiring: dict[asyncio.Task[None], Integration | Discovery] = {}
 
     def __iter__(self) -> Iterator[Integration]:
         for entry in self._entries:
@@ -92,6 +93,10 @@ class Registry:
             f'integration_id: there is no integration "{integration_id[:64]}"; {remedy}',
         )
 
+    def find(self, integration_id: str) -> Integration | None:
+        """The integration of that id; None where there is none."""
+        return next((item for item in self if item.spec.id == integration_id), None)
+
     async def refresh(self, items: Sequence[Integration]) -> list[Failure | None]:
         """Asks integrations for their models at the same time; says how each failed, if it did."""
         return await asyncio.gather(*(self._ask(item) for item in items))
@@ -105,22 +110,49 @@ class Registry:
         """Begins to probe every integration, now and then every `interval_s` or so."""
         self._interval_s = interval_s
         for entry in self._entries:
-            if isinstance(entry, Discovery):
-                self._watch(entry.id, partial(self._discover, entry))
-            else:
-                self._watch(entry.spec.id, partial(self._ask, entry))
+            self._begin(entry)
+
+    def replace(self, entries: Sequence[Integration | Discovery], interval_s: float) -> None:
+        """Has other entries from now on; those that stay keep what is known of them.
+
+        Calls that are under way go on: what is no more is closed after its last one.
+        """
+        old, self._entries = self._entries, tuple(entries)
+        self._interval_s = interval_s
+        for entry in old:
+            if entry not in self._entries:
+                self._end(entry)
+        new = [entry for entry in self._entries if entry not in old]
+        for entry in new:
+            self._begin(entry)
+        if not new:  # else the first look at one of them tells
+            self.on_change()
+
+    def _begin(self, entry: Integration | Discovery) -> None:
+        if isinstance(entry, Discovery):
+            self._watch(entry.id, partial(self._discover, entry))
+        else:
+            self._watch(entry.spec.id, partial(self._ask, entry))
+
+    def _end(self, entry: Integration | Discovery) -> None:
+        if isinstance(entry, Discovery):
+            for item in entry.found.values():
+                self._end(item)
+            self._unwatch(entry.id)
+            self._retire(entry.id, entry, entry.aclose())
+        else:
+            self._unwatch(entry.spec.id)
+            self._retire(entry.spec.id, entry, entry.retire())
 
     async def aclose(self) -> None:
         """Ends the probes and closes the backends."""
         tasks = [*self._probes.values(), *self._retiring]
-        items = [*self, *self._retiring.values()]
+        items = [*self, *self._discoveries, *self._retiring.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for entry in self._discoveries:
-            await entry.aclose()
         for item in items:
-            await item.backend.aclose()
+            await item.aclose()
 
     def _watch(self, name: str, look: Callable[[], Awaitable[object]]) -> None:
         self._wake[name] = asyncio.Event()
@@ -150,10 +182,17 @@ class Registry:
     async def _discover(self, entry: Discovery) -> None:
         new, gone = await entry.look(PROBE_TIMEOUT_S)
         for item in gone:  # first: a new one may have the id of one that is gone
-            self._probes.pop(item.spec.id).cancel()
-            self._wake.pop(item.spec.id)
-            task = asyncio.create_task(item.retire(), name=f"retire {item.spec.id}")
-            self._retiring[task] = item
-            task.add_done_callback(self._retiring.pop)
+            self._end(item)
         for item in new:
-            self._watch(item.spec.id, partial(self._ask, item))
+            self._begin(item)
+
+    def _unwatch(self, name: str) -> None:
+        self._probes.pop(name).cancel()
+        self._wake.pop(name)
+
+    def _retire(
+        self, name: str, entry: Integration | Discovery, closing: Coroutine[Any, Any, None]
+    ) -> None:
+        task = asyncio.create_task(closing, name=f"retire {name}")
+        self._retiring[task] = entry
+        task.add_done_callback(self._retiring.pop)

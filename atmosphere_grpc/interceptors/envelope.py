@@ -50,7 +50,7 @@ class Envelope(ServerInterceptor):
     def __init__(self, service: str, in_flight: InFlight, deadlines: Deadlines) -> None:
         self._prefix = f"/{service}/"
         self._in_flight = in_flight
-        self._deadlines = deadlines
+        self.deadlines = deadlines
 
     async def intercept_service(
         self,
@@ -110,7 +110,7 @@ class Envelope(ServerInterceptor):
         response = None
         try:
             self._in_flight.enter(context)
-            bound_s = self._deadlines.total_s(context.time_remaining()) + LAST_BOUND_S
+            bound_s = self.deadlines.total_s(context.time_remaining()) + LAST_BOUND_S
             async with asyncio.timeout(bound_s):
                 response = await handle()
             code = "OK"

@@ -47,7 +47,7 @@ class Candidate:
 
     def lists(self, model: str) -> bool:
         """Whether it says that it has a model."""
-        return any(m.id == model for m in self.models)
+        return any(item.answers_to(model) for item in self.models)
 
     def has(self, model: str) -> bool:
         """Whether a model can be asked for here; one that does not list all may have any."""
@@ -60,7 +60,7 @@ class Candidate:
 
     def lacks(self, capability: Capability, model: str) -> bool:
         """Whether it is known that a model has no such capability."""
-        found = next((m for m in self.models if m.id == model), None)
+        found = next((item for item in self.models if item.answers_to(model)), None)
         return bool(found and found.capabilities and capability.value not in found.capabilities)
 
 

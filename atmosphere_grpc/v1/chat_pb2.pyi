@@ -645,19 +645,26 @@ class StreamOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_DELAY_MS_FIELD_NUMBER: _builtins.int
+    NO_PROGRESS_FIELD_NUMBER: _builtins.int
     max_delay_ms: _builtins.int
     """The server may join text for up to this many milliseconds after the first
     delta, to send fewer and larger ones. 0: the server's default. At most
     1000.
     """
+    no_progress: _builtins.bool
+    """Whether to leave `progress` events out. Unset: they are sent from time to
+    time (the server's `progress_interval`) while there is nothing to show, so
+    that nobody on the way takes the stream for dead.
+    """
     def __init__(
         self,
         *,
         max_delay_ms: _builtins.int = ...,
+        no_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_delay_ms", b"max_delay_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_delay_ms", b"max_delay_ms", "no_progress", b"no_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

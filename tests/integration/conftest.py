@@ -26,7 +26,12 @@ from atmosphere_grpc.config import Settings
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.start import find_children, running
 from atmosphere_grpc.integrations.discovery import Discovery
-from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec, Timeouts
+from atmosphere_grpc.integrations.integration import (
+    Integration,
+    IntegrationSpec,
+    Limits,
+    Timeouts,
+)
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.server import Server
 from atmosphere_grpc.v1 import chat_pb2
@@ -90,6 +95,7 @@ def openai(
     integration_id: str = "fake",
     *,
     timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
     default_model: str = "",
 ) -> Integration:
     """An integration of the OpenAI dialect."""
@@ -97,7 +103,10 @@ def openai(
     wire = WireSettings(
         integration_id, base_url, connect_s=timeouts.connect_s, hint="is it running?"
     )
-    spec = IntegrationSpec(integration_id, "openai", default_model, timeouts=timeouts)
+    limits = limits or Limits()
+    spec = IntegrationSpec(
+        integration_id, "openai", default_model, timeouts=timeouts, limits=limits
+    )
     return Integration(spec, OpenAIBackend(wire))
 
 

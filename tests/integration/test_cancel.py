@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from atmosphere_client import AsyncAtmosphereClient, CallCancelledError
-from atmosphere_grpc.integrations.integration import Timeouts
+from atmosphere_grpc.integrations.integration import Limits, Timeouts
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionStub
 from tests.fakes import (
@@ -201,6 +201,21 @@ async def test_a_call_is_cancelled_while_it_connects(tmp_path: Path) -> None:
             await ended(call)
             await until(lambda: served.server.in_flight == 0, "the call to end")
             await no_tasks_but(before)
+
+
+async def test_a_call_is_cancelled_while_it_waits_for_its_turn(
+    tmp_path: Path, fake: FakeServer
+) -> None:
+    fake.always(CHAT_PATH, Reply.stream(Stall()))
+    item = openai(fake.base_url, limits=Limits(max_concurrency=1, max_queue=1))
+    async with serving(tmp_path, item) as served:
+        running, waiting = (served.stub.Chat(chat_request()) for _ in range(2))
+        await until(lambda: item.limiter.waiting == 1, "one to wait")
+        waiting.cancel()
+        await until(lambda: item.limiter.waiting == 0, "it to leave", within_s=CLOSE_S)
+        running.cancel()
+        await until(lambda: item.limiter.active == 0, "the other to end", within_s=CLOSE_S)
+    assert len([request for request in fake.requests if request.body]) == 1
 
 
 async def test_a_connection_that_breaks_cancels_its_calls(served: Served, fake: FakeServer) -> None:

@@ -126,7 +126,9 @@ async def test_an_embedding_waits_for_a_load_likewise(tmp_path: Path) -> None:
         loading("ollama", cold) as fake,
         serving(tmp_path, integration(fake, "ollama")) as served,
     ):
-        response = await after_a_load(fake, EMBED_PATH, cold, result(served.stub.Embed(EMBED)))
+        # A model that can chat is loaded by an empty chat, whatever it is to do then.
+        call = result(served.stub.Embed(EMBED))
+        response = await after_a_load(fake, CHAT_PATHS["ollama"], cold, call)
     assert len(response.embeddings) == 1
     assert (cold.begun, cold.aborted) == (1, 0)
 
@@ -163,7 +165,7 @@ async def test_the_greater_of_both_limits_holds_for_a_load(
         assert f"within its limit of {limit} s" in failure.message
 
 
-async def test_a_caller_that_has_less_time_gives_the_load_up_and_the_next_begins_anew(
+async def test_a_load_goes_on_without_the_caller_that_asked_for_it_and_the_next_finds_it_done(
     tmp_path: Path,
 ) -> None:
     cold = ColdModel()
@@ -175,12 +177,42 @@ async def test_a_caller_that_has_less_time_gives_the_load_up_and_the_next_begins
             async for _ in served.stub.Chat(chat_request(), timeout=0.3):
                 pass
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: cold.aborted == 1, "the load to be given up")
+        assert (cold.begun, cold.aborted) == (1, 0)
         cold.finish()
         events, failure = await read(served.stub.Chat(chat_request()))
     assert failure is None
     assert content(events) == "Hello world"
-    assert (cold.begun, cold.aborted) == (2, 1)
+    assert (cold.begun, cold.aborted) == (1, 0)
+
+
+async def test_all_who_wait_for_a_model_share_one_load(tmp_path: Path) -> None:
+    cold = ColdModel()
+    async with (
+        loading("ollama", cold) as fake,
+        serving(tmp_path, integration(fake, "ollama")) as served,
+    ):
+        calls = [asyncio.create_task(read(served.stub.Chat(chat_request()))) for _ in range(5)]
+        await fake.arrived_at("/api/chat")
+        leaving = served.stub.Chat(chat_request())
+        await until(lambda: served.server.in_flight == 6, "all calls")
+        leaving.cancel()
+        await until(lambda: served.server.in_flight == 5, "one to leave")
+        cold.finish()
+        answers = await asyncio.gather(*calls)
+        chats = [request.json for request in fake.requests if request.path == "/api/chat"]
+    assert [content(events) for events, _ in answers] == ["Hello world"] * 5
+    assert [bool(chat["messages"]) for chat in chats] == [False, *[True] * 5]
+    assert (cold.begun, cold.aborted) == (1, 0)
+
+
+async def test_a_server_that_stops_gives_up_what_it_loads(tmp_path: Path) -> None:
+    cold = ColdModel()
+    async with loading("ollama", cold) as fake:
+        async with serving(tmp_path, integration(fake, "ollama")) as served:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await served.stub.Execute(execution_pb2.ExecuteRequest(intent="hi"), timeout=0.2)
+            assert (cold.begun, cold.aborted) == (1, 0)
+        await until(lambda: cold.aborted == 1, "the load to be given up")
 
 
 async def test_once_it_has_begun_an_answer_has_no_more_than_idle_between_two_tokens(

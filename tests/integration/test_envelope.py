@@ -247,7 +247,7 @@ async def test_a_failure_after_the_first_delta_leaves_what_was_sent(
     ],
 )
 async def test_what_a_backend_says_goes_to_the_log_and_its_status_to_the_caller(
-    served: Served,
+    tmp_path: Path,
     fake: FakeServer,
     log: pytest.LogCaptureFixture,
     status: int,
@@ -259,17 +259,19 @@ async def test_what_a_backend_says_goes_to_the_log_and_its_status_to_the_caller(
     reply = Reply.json({"error": {"message": SECRET}}, status, headers=headers)
     fake.script(CHAT_PATH, *[reply] * 3)
     fake.script(EMBED_PATH, reply)
-    execute = served.stub.Execute(execution_pb2.ExecuteRequest(intent="a"))
-    embed = served.stub.Embed(execution_pb2.EmbedRequest(input=["a"]))
-    _, chat_failure = await broken(served.stub.Chat(chat_request()))
-    for failure in (chat_failure, await failure_of(execute), await failure_of(embed)):
+    async with serving(tmp_path, openai(fake.base_url), attempts={"maximum": 1}) as served:
+        execute = served.stub.Execute(execution_pb2.ExecuteRequest(intent="a"))
+        embed = served.stub.Embed(execution_pb2.EmbedRequest(input=["a"]))
+        _, chat_failure = await broken(served.stub.Chat(chat_request()))
+        failures = (chat_failure, await failure_of(execute), await failure_of(embed))
+        tested = await served.stub.TestIntegration(
+            execution_pb2.TestIntegrationRequest(integration_id="fake")
+        )
+    for failure in failures:
         assert (failure.code, failure.reason) == (code, reason)
         assert failure.retry_after_s == retry_after_s
         assert SECRET not in str(failure)
         assert any(SECRET in line for line in lines(log, request_id=failure.request_id))
-    tested = await served.stub.TestIntegration(
-        execution_pb2.TestIntegrationRequest(integration_id="fake")
-    )
     assert (tested.success, tested.error_reason) == (False, reason)
     assert SECRET not in str(tested)
     assert SECRET not in for_operators(log)  # it may repeat a prompt

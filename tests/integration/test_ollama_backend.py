@@ -668,7 +668,7 @@ async def test_a_refused_connection_says_how_to_start_ollama() -> None:
         )
         integration = integration_of(settings)
         assert isinstance(integration, Integration)
-        backend = integration.backend
+        backend = integration.endpoints[0].backend
         assert isinstance(backend, OllamaBackend)
         async with aclosing(backend):
             for failure in (

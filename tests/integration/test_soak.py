@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ import psutil
 import pytest
 
 from atmosphere_client import UnavailableError
+from atmosphere_grpc.composition import integration_of
+from atmosphere_grpc.config import Integration as Settings
+from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import Close, FakeServer, Pause, Reply, answer_events
 from tests.integration.conftest import (
@@ -24,14 +29,19 @@ from tests.integration.conftest import (
     generating,
     no_open_requests,
     no_tasks_but,
+    openai,
+    serving,
     tasks,
     until,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 CONCURRENCY = 16
+#: How many calls are cancelled at random.
+SOAK_CALLS = int(os.environ.get("ATMOSPHERE_SOAK_CALLS", "600"))
 RPCS = ("Chat", "Execute", "Embed")
 GROWTH_BYTES = 20 * 1024 * 1024
 SHORT = chat_pb2.SamplingOptions(max_tokens=12)
@@ -127,6 +137,82 @@ async def test_nothing_is_left_of_200_calls(served: Served, fake: FakeServer) ->
     assert (await served.client.execute("hi")).success
 
 
+async def test_no_permit_task_or_memory_is_lost_to_random_cancels_in_any_phase(
+    tmp_path: Path,
+) -> None:
+    """Two endpoints behind a narrow queue, which fail now and then, with a fallback.
+
+    `make soak` does it 10,000 times.
+    """
+    drip = [part for item in answer_events(["a"] * 4) for part in (item, Pause(0.002))]
+    ways = [
+        Reply.stream(*drip),
+        Reply.stream(*drip).after(Pause(0.01)),  # headers late
+        Reply.stream(Pause(0.01), *drip),  # first token late
+        Reply.json({}, 500),
+        Reply.json({}, 429),
+        Reply.stream(*drip[:3], Close()),
+    ]
+    async with AsyncExitStack() as stack:
+        fakes = [await stack.enter_async_context(FakeServer()) for _ in range(3)]
+        for i, fake in enumerate(fakes):
+            draw = random.Random(i)  # noqa: S311 - the same each time
+            count = SOAK_CALLS * 2
+            fake.script(CHAT_PATH, *(draw.choice(ways) for _ in range(count)))
+            fake.script(EMBED_PATH, *[embeddings_reply().after(Pause(0.004))] * count)
+        first, second = (
+            integration_of(Settings.model_validate(given))
+            for given in (
+                {
+                    "id": "first",
+                    "base_urls": [fake.base_url for fake in fakes[:2]],
+                    "fallback": ["second"],
+                    "limits": {"max_concurrency": 6, "max_queue": 6},
+                },
+                {"id": "second", "base_urls": [fakes[2].base_url]},
+            )
+        )
+        assert isinstance(first, Integration)
+        assert isinstance(second, Integration)
+        attempts = {"maximum": 3, "backoff": 0.005, "max_backoff": 0.01}
+        served = await stack.enter_async_context(
+            serving(tmp_path, first, second, attempts=attempts, progress_interval=0.003)
+        )
+        await cancel_at_random(served, plans(SOAK_CALLS // 5, seed=5, patience_s=0.04))
+        before, size = tasks(), resident_bytes()
+        cancelled = await cancel_at_random(served, plans(SOAK_CALLS, seed=6, patience_s=0.04))
+        assert cancelled > SOAK_CALLS / 10
+        await check_nothing_is_left(served, before)
+        for integration in (first, second):
+            assert (integration.limiter.active, integration.limiter.waiting) == (0, 0)
+            assert [item.active for item in integration.endpoints] == [0] * len(
+                integration.endpoints
+            )
+        for fake in fakes:
+            await no_open_requests(fake)
+        # The fakes remember each request, some 2 KB, and are in this process too.
+        remembered = sum(len(fake.requests) for fake in fakes) * 3_000
+        assert resident_bytes() - size < 0.05 * size + remembered
+
+
+async def cancel_at_random(served: Served, todo: Sequence[Plan]) -> int:
+    """Calls as planned, that may fail; how many were cancelled."""
+    room = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(plan: Plan) -> bool:
+        async with room:
+            call: Any = getattr(served.stub, plan.rpc)(REQUESTS[plan.rpc])
+            reading = asyncio.ensure_future(_answer(plan.rpc, call))
+            await asyncio.wait({reading}, timeout=plan.patience_s)
+            call.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            return await call.code() is grpc.StatusCode.CANCELLED
+
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(one(plan)) for plan in todo]
+    return sum(call.result() for call in calls)
+
+
 def embeddings_reply() -> Reply:
     """Two vectors."""
     return Reply.json(
@@ -165,11 +251,12 @@ async def test_a_call_is_sent_again_when_its_connection_had_been_closed(
     assert again.body == fake.requests[-2].body
 
 
-async def test_a_call_is_not_sent_again_when_a_new_connection_is_closed(
-    served: Served, fake: FakeServer
+async def test_an_attempt_is_not_sent_again_when_a_new_connection_is_closed(
+    tmp_path: Path, fake: FakeServer
 ) -> None:
     fake.always(CHAT_PATH, Reply.raw(Close()))
-    with pytest.raises(UnavailableError, match="closed before an answer"):
-        await served.client.execute("hi")
+    async with serving(tmp_path, openai(fake.base_url), attempts={"maximum": 1}) as served:
+        with pytest.raises(UnavailableError, match="closed before an answer"):
+            await served.client.execute("hi")
     # One over the connection that the probe had used, and one over its own.
     assert [request.path for request in fake.requests].count(CHAT_PATH) == 2

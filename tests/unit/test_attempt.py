@@ -31,8 +31,9 @@ from atmosphere_grpc.domain import (
     Usage,
 )
 from atmosphere_grpc.errors import Failure, Reason
-from atmosphere_grpc.execution.attempt import attempt_chat
+from atmosphere_grpc.execution.attempt import Trial, attempt_chat
 from atmosphere_grpc.execution.budget import Budget, Deadlines
+from atmosphere_grpc.execution.waiting import Pulse
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
 
 ROUTE = RouteDecision(Capability.CHAT, RouteMethod.DEFAULT, "a", "m", "")
@@ -61,6 +62,12 @@ class Scripted:
     async def models(self) -> tuple[Model, ...]:
         return (Model("m"),)
 
+    def is_cold(self, model: str) -> bool:
+        return False
+
+    async def warm(self, model: str) -> None:
+        raise AssertionError
+
     def lists_all_models(self, capability: Capability) -> bool:
         return True
 
@@ -74,7 +81,8 @@ async def events(
     script: list[BackendEvent] = [Begun("1", "m"), delta, Finished(reason, Usage())]
     integration = Integration(IntegrationSpec("a", "openai"), Scripted(script))
     call = ChatCall(Target(), (Message("user", "Rain?"),), tools=(TOOL,), tool_choice=choice)
-    attempt = attempt_chat(integration, ROUTE, call, Budget(None, Deadlines()))
+    budget = Budget(None, Deadlines())
+    attempt = attempt_chat(Trial(integration, "m"), ROUTE, call, budget, Pulse(budget), ())
     return [event async for event in attempt]
 
 
@@ -86,7 +94,6 @@ async def test_a_demanded_call_that_does_not_come_is_a_failure(
         await events(choice, TEXT, FinishReason.STOP)
     assert caught.value.reason is Reason.UNSUPPORTED_PARAMETER
     assert [violation.field for violation in caught.value.violations] == ["tool_choice"]
-    assert caught.value.metadata == {"integration_id": "a", "model": "m"}
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def test_an_executed_chat_is_encoded() -> None:
 
 
 EMBED_ROUTE = RouteDecision(Capability.EMBED, RouteMethod.DEFAULT, "ollama", "minilm", "default")
-EMBEDDED = EmbedResult(Embeddings(([0.5, -1.0], [0.25, 2.0]), "MiniLM", USAGE), EMBED_ROUTE, TRIED)
+EMBEDDED = EmbedResult(
+    Embeddings(([0.5, -1.0], [0.25, 2.0]), "MiniLM", USAGE), "ollama", EMBED_ROUTE, TRIED
+)
 VECTORS = [
     execution_pb2.Embedding(values=[0.5, -1.0]),
     execution_pb2.Embedding(values=[0.25, 2.0]),

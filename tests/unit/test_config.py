@@ -240,7 +240,17 @@ def test_a_kind_with_a_usual_address_needs_none(kind: str, url: str) -> None:
         ({"kind": "llamafarm", "project": "../b"}, "project = '../b': "),
         ({"kind": "llamafarm", "discover": ".."}, "discover = '..': "),
         ({"base_urls": ["http://a/v1?x=1"]}, "must end with its path"),
-        ({"base_urls": ["http://a/v1", "http://b/v1"]}, "base_urls"),
+        ({"base_urls": ["http://a/v1", "http://a/v1"]}, "one of them is given twice"),
+        ({"base_urls": ["http://a/v1"], "weights": [1, 2]}, "weights: 2 for 1 base_urls"),
+        ({"base_urls": ["http://a/v1"], "weights": [0]}, "each must be above 0"),
+        ({"kind": "ollama", "fallback": ["far"]}, "far cannot be its own fallback"),
+        (
+            {"kind": "ollama", "fallback": ["near"]},
+            'integrations[0].fallback[0]: there is no integration "near"; known are far',
+        ),
+        ({"kind": "ollama", "fallback": [{"id": "x"}]}, "fallback[0].integration: Field required"),
+        ({"kind": "ollama", "balancing": "random"}, "balancing = 'random': "),
+        ({"kind": "ollama", "breaker": {"failures": 0}}, "breaker.failures = 0: "),
         ({"kind": "ollama", "headers": {"a b": "x"}}, "'a b' is no name of a header"),
         ({"kind": "ollama", "headers": {"Host": "x"}}, "Host is written by the server itself"),
         ({"kind": "ollama", "headers": {"x": 5}}, "the value of x must be text (quote a number)"),
@@ -260,6 +270,11 @@ def test_a_kind_with_a_usual_address_needs_none(kind: str, url: str) -> None:
 )
 def test_a_wrong_integration_is_told(fields: dict[str, object], says: str) -> None:
     assert says in told(said={"integrations": [{"id": "far", **fields}]})
+
+
+def test_an_id_that_a_discovery_may_give_is_refused() -> None:
+    items = [{"id": "f", "kind": "llamafarm", "discover": "me"}, {"id": "f.one", "kind": "ollama"}]
+    assert '"f.one" may be found by "f"' in told(said={"integrations": items})
 
 
 def test_a_key_in_an_address_is_refused_and_not_repeated() -> None:

@@ -99,6 +99,12 @@ class Backend:
             raise self.down
         return self.listed
 
+    def is_cold(self, model: str) -> bool:
+        return False
+
+    async def warm(self, model: str) -> None:
+        raise AssertionError
+
     def lists_all_models(self, capability: Capability) -> bool:
         return bool(self.listed)
 
@@ -178,6 +184,7 @@ async def test_what_came_before_a_failure_was_sent() -> None:
         assert await anext(stream) == Delta("H")
         failed = await failure(anext(stream))
     assert failed.reason is Reason.STREAM_TRUNCATED
+    assert failed.metadata.pop("attempts").startswith("a@backend.test:1 llama STREAM_TRUNCATED")
     assert failed.metadata == {"integration_id": "a", "model": "llama"}
 
 
@@ -237,7 +244,14 @@ async def test_time_that_is_used_up_is_told_with_its_phase_and_stops_the_backend
     of = execution(timeouts, a=backend)
     failed = await failure(of.execute(ExecuteCall(Target(), "Hello"), budget(seconds)))
     assert failed.reason is Reason.DEADLINE_EXCEEDED
-    assert failed.metadata == {"phase": phase, "integration_id": "a", "model": "llama"}
+    attempts = failed.metadata.pop("attempts")
+    assert attempts.startswith("a@backend.test:1 llama DEADLINE_EXCEEDED ")
+    assert failed.metadata == {
+        "phase": phase,
+        "limit": "integration" if seconds is None else "call",
+        "integration_id": "a",
+        "model": "llama",
+    }
     assert backend.closed == 1
 
 

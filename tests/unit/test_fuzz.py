@@ -335,7 +335,7 @@ class Readers:
     async def _embed(self, backend: Any) -> None:
         embeddings: Embeddings = await backend.embed("m", TEXTS, connect_s=1)
         assert len(embeddings.vectors) == len(TEXTS.input)
-        responses.encode_embed(EmbedResult(embeddings, ROUTE, ()))
+        responses.encode_embed(EmbedResult(embeddings, "x", ROUTE, ()))
 
     async def _models(self, backend: Any) -> None:
         models: tuple[Model, ...] = await backend.models()

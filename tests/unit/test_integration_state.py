@@ -64,6 +64,12 @@ class Backend:
             models.append(answer)
         return tuple(models)
 
+    def is_cold(self, model: str) -> bool:
+        return False
+
+    async def warm(self, model: str) -> None:
+        raise AssertionError
+
     def lists_all_models(self, capability: Capability) -> bool:
         return bool(self.answers)
 
@@ -151,7 +157,7 @@ async def test_one_that_recovers_is_up_and_its_error_is_forgotten(
     assert item.status.state is IntegrationState.UP
     assert (item.status.error, item.status.reason) == ("", None)
     assert item.models == (MINILM,)
-    assert 'integration "a" is up: 1 models' in caplog.messages
+    assert 'integration "a" is up at backend.test:1: 1 models' in caplog.messages
 
 
 async def test_one_that_does_not_answer_in_time_is_down() -> None:
@@ -181,7 +187,7 @@ async def test_being_cancelled_says_nothing_about_the_integration() -> None:
 def both(*models: Model, **spec: str) -> tuple[str, str]:
     """The models for a chat and for an embedding that name none."""
     item = integration(Backend(), **spec)
-    item.models = models
+    item.endpoints[0].models = models
     return item.model_for(CHAT), item.model_for(EMBED)
 
 
