@@ -38,9 +38,15 @@ def table(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 def errors() -> str:
     """Every reason, its status, whether to retry, what it means."""
     return table(
-        ("reason", "status", "retry", "what happened, what to do"),
+        ("reason", "status", "retry", "fallback", "what happened, what to do"),
         (
-            (f"`{reason.value}`", rule.code.name, "yes" if rule.retryable else "no", rule.meaning)
+            (
+                f"`{reason.value}`",
+                rule.code.name,
+                "yes" if rule.retryable else "no",
+                "yes" if rule.elsewhere else "no",
+                rule.meaning,
+            )
             for reason, rule in TABLE.items()
         ),
     )
