@@ -301,6 +301,7 @@ class Readers:
         return {
             "openai chat": lambda: self._chat(self._openai),
             "ollama chat": lambda: self._chat(self._ollama),
+            "ollama load": lambda: self._ollama.warm("m"),
             "farm chat": lambda: self._chat(self._farm),
             "bare farm chat": lambda: self._chat(self._bare_farm),
             "openai embed": lambda: self._embed(self._openai),
