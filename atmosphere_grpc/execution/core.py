@@ -272,12 +272,12 @@ def _candidates(asked: list[Integration], capability: Capability) -> list[Candid
 
 
 def _candidate(item: Integration, capability: Capability) -> Candidate:
-    status = item.status
+    state = item.state
     return Candidate(
         item.spec.id,
-        status.state,
+        state,
         item.models,
         item.model_for(capability),
         item.lists_all_models(capability),
-        status.error,
+        item.status.error if state is IntegrationState.DOWN else "",
     )

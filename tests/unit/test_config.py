@@ -36,6 +36,7 @@ def told(path: Path | None = None, said: Mapping[str, Any] | None = None) -> str
 def test_with_nothing_configured_the_originals_backends_are_looked_for() -> None:
     integrations = config.load().effective_integrations
     assert [item.kind for item in integrations] == ["llamafarm", "ollama"]
+    assert [item.integration for item in integrations[0].fallback] == ["ollama"]
     found = [(item.id, str(item.base_urls[0])) for item in integrations]
     assert found == [
         ("llamafarm", "http://localhost:14345/"),
