@@ -19,8 +19,8 @@ from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.gguf_file import EmbeddedError
 from atmosphere_grpc.log import RequestId
+from atmosphere_grpc.process import serve as serve_until_stopped
 from atmosphere_grpc.server import Server, StartError
-from atmosphere_grpc.server import serve as serve_until_stopped
 
 log = logging.getLogger(__name__)
 

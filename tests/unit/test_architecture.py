@@ -31,18 +31,11 @@ BELOW = {
     "interceptors": {"codec", "execution", "errors", "log"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
-        *(
-            "domain",
-            "servicer",
-            "interceptors",
-            "execution",
-            "integrations",
-            "composition",
-            "embedded",
-        ),
-        *("config", "control", "node", "v1"),
+        *("domain", "servicer", "interceptors", "execution", "integrations", "composition"),
+        *("config", "node", "v1"),
     },
-    "cli": {"server", "embedded", "config", "control", "domain", "log", "v1"},
+    "process": {"server", "composition", "control", "config", "embedded", "integrations"},
+    "cli": {"process", "server", "embedded", "config", "control", "domain", "log", "v1"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }

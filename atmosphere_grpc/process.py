@@ -1,0 +1,180 @@
+"""A server's process: what it starts, and how it is stopped and reloaded by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from atmosphere_grpc.composition import Composition
+from atmosphere_grpc.config import ConfigError, Settings
+from atmosphere_grpc.control import Note, Reloaded
+from atmosphere_grpc.embedded import start as embedded
+from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
+from atmosphere_grpc.embedded.supervisor import LlamaServer
+from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
+from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.server import Server
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+async def serve(
+    load: Callable[[], Settings],
+    *,
+    ready: Callable[[Server, str], None],
+    progress: Callable[[str], None],
+) -> int:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
+
+    SIGHUP has the settings loaded anew: those that are right hold for new calls, others are kept
+    out as a whole.
+
+    Args:
+        load: Loads the settings, how and what it serves.
+        ready: Called with the server and its address once it serves.
+        progress: Told, in a few words, what takes time before that; "" when nothing does.
+
+    Returns:
+        The exit status: 0 after a drain, 1 when a second signal cut it short.
+
+    Raises:
+        StartError: It cannot start.
+        EmbeddedError: The embedded default cannot.
+        ConfigError: The settings are wrong, or a secret is not where they say.
+    """
+    settings = load()
+    signals = _Signals()
+    composition = Composition()
+    async with contextlib.AsyncExitStack() as stack:
+        started = await signals.unless_first(_start(settings, composition, stack, progress))
+        if started is None:
+            return 0
+        server, address, extra = started
+        note = _note(settings.state_dir, address, stack)
+
+        def reload() -> None:
+            result = _reload(server, load, composition, extra)
+            if note is not None:
+                note.reloaded(result)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        progress("")
+        ready(server, address)
+        await signals.first.wait()
+        drained = await signals.unless_second(server.drain())
+    return 0 if drained else 1
+
+
+def _note(state_dir: Path, address: str, stack: contextlib.AsyncExitStack) -> Note | None:
+    """The note by which `config reload` finds this server; None where it cannot be written."""
+    try:
+        note = Note(state_dir, int(address.rpartition(":")[2]))
+    except OSError as error:
+        log.warning(
+            "state_dir = %s cannot be written (%s), so that config reload does not find this "
+            "server: send it SIGHUP instead",
+            state_dir,
+            error.strerror,
+        )
+        return None
+    stack.callback(note.close)
+    return note
+
+
+def _reload(
+    server: Server,
+    load: Callable[[], Settings],
+    composition: Composition,
+    extra: Sequence[Integration],
+) -> Reloaded:
+    """Has a server serve by what the settings say now, if they are right; says what came of it."""
+    try:
+        settings = load()
+        entries = [*composition.of(settings.effective_integrations), *extra]
+    except (ConfigError, OSError) as error:
+        log.error("the settings are wrong, and those from before go on: %s", error)
+        return Reloaded(str(error), ())
+    notes = server.apply(settings, entries)
+    log.info("the settings were loaded anew: %d integrations", len(entries))
+    for note in notes:
+        log.warning("%s", note)
+    return Reloaded("", notes)
+
+
+async def _start(
+    settings: Settings,
+    composition: Composition,
+    stack: contextlib.AsyncExitStack,
+    progress: Callable[[str], None],
+) -> tuple[Server, str, list[Integration]]:
+    """A server that serves, its address, and the integrations that it has beside the configured.
+
+    What it needs is stopped with the stack.
+    """
+    entries = composition.of(settings.effective_integrations)
+    extra: list[Integration] = []
+    children: Sequence[LlamaServer] = ()
+    if settings.embedded.enabled:
+        section = settings.embedded
+        children = await embedded.find_children(
+            section.chat_model, section.embed_model, section.threads, progress
+        )
+        spec = IntegrationSpec(INTEGRATION_ID, "embedded")
+        extra.append(Integration(spec, EmbeddedBackend(children)))
+    registry = Registry([*entries, *extra])
+    for child in children:
+        child.on_change = lambda: registry.wake(INTEGRATION_ID)
+    server = Server(settings, registry)
+    # Bound first: a port that is taken is told before seconds are spent on loading models.
+    address = server.bind()
+    if children:
+        progress(f"loading {' and '.join(child.model.id for child in children)}")
+    await stack.enter_async_context(embedded.running(children))
+    stack.push_async_callback(server.stop)
+    progress("looking at the integrations")
+    await server.start()
+    return server, address, extra
+
+
+class _Signals:
+    """SIGTERM and SIGINT, the first and the second."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self._second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._note)
+
+    def _note(self) -> None:
+        (self._second if self.first.is_set() else self.first).set()
+
+    async def unless_first(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work gives; None when a first signal cut it short."""
+        return await _unless(self.first, work)
+
+    async def unless_second(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether the work was done before a second signal cut it short."""
+        await _unless(self._second, work)
+        return not self._second.is_set()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; cancels it, and gives None, when the event comes first."""
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        for unfinished in (task, waiter):
+            unfinished.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)
