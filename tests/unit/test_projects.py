@@ -277,7 +277,7 @@ async def test_what_is_found_is_probed_and_what_is_gone_no_more() -> None:
         assert registry.get("farm.one").state is IntegrationState.UP
         await look_again(farm, registry, changes, "two")
         assert registry.get("farm.two").state is IntegrationState.UP
-        assert {name for name in task_names() if name.startswith("probe")} == {
+        assert {name for name in task_names() if name.startswith("probe farm")} == {
             "probe farm",
             "probe farm.two",
         }
@@ -320,7 +320,7 @@ async def test_closing_ends_everything_also_what_waits_for_a_last_call() -> None
         assert farm.backends["one"].closed
     assert farm.backends["two"].closed
     assert farm.namespace.closed
-    assert not {name for name in task_names() if name.startswith(("probe", "retire"))}
+    assert not {name for name in task_names() if name.startswith(("probe farm", "retire farm"))}
 
 
 async def test_closing_ends_a_look_that_waits_for_its_answer(
