@@ -67,8 +67,8 @@ async def running(work: Coroutine[Any, Any, T]) -> AsyncGenerator[asyncio.Task[T
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # looked at, so that asyncio does not report it as lost
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it as lost
 
 
 def _nobody() -> int:
