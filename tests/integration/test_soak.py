@@ -196,7 +196,8 @@ async def test_no_permit_task_or_memory_is_lost_to_random_cancels_in_any_phase(
                 fake.requests.clear()  # which it would remember for ever, in this process
             size = size or resident_bytes()
         assert cancelled > SOAK_CALLS / 10
-        assert resident_bytes() < 1.05 * size
+        # The clients and the fakes are in this process too.
+        assert resident_bytes() - size < GROWTH_BYTES
 
 
 async def cancel_at_random(served: Served, todo: Sequence[Plan]) -> int:
