@@ -126,9 +126,10 @@ class Attempts:
         if len(self._choices) > 1:
             self._choices.pop(0)
             return 0.0
-        if not rule.retryable:
+        # A full queue is not to be made longer by calls that come again and again.
+        if not rule.retryable or failure.reason is Reason.QUEUE_FULL:
             return None
-        if failure.retry_after_s is not None and failure.reason is not Reason.QUEUE_FULL:
+        if failure.retry_after_s is not None:
             long = failure.retry_after_s > self._settings.max_retry_after_s
             return None if long else failure.retry_after_s
         self._retries += 1

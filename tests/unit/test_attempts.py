@@ -80,6 +80,12 @@ def test_what_cannot_be_otherwise_there_is_not_tried_there_again() -> None:
         assert told(attempts(integration("a")), Failure(reason, "x")).reason is reason
 
 
+def test_a_full_queue_is_told_at_once_unless_there_is_another_integration() -> None:
+    full = Failure(Reason.QUEUE_FULL, "x", retry_after_s=0.1)
+    assert told(attempts(integration("a")), full).reason is Reason.QUEUE_FULL
+    assert fail(attempts(integration("a"), integration("b")), full) == 0
+
+
 def test_what_is_the_callers_fault_is_told_at_once() -> None:
     for reason in (Reason.INVALID_FIELD, Reason.BACKEND_REJECTED, Reason.INTERNAL):
         of = attempts(integration("a"), integration("b"))
