@@ -83,6 +83,7 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
         Balancing(settings.balancing),
         tuple(settings.weights),
         BreakerSettings(settings.breaker.failures, settings.breaker.cooldown),
+        _PROJECT_ADVICE if settings.kind == "llamafarm" and not settings.project else "",
     )
     if settings.discover:
         namespace = LlamaFarmNamespace(wires[0], settings.discover)
@@ -100,6 +101,10 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
     return Integration(spec, *(make_backend(wire, settings) for wire in wires))
 
 
+_PROJECT_ADVICE = (
+    "most LlamaFarm servers chat in projects only: set project: namespace/name, or discover: "
+    "namespace"
+)
 _BACKENDS: dict[str, Callable[[WireSettings, IntegrationSettings], Backend]] = {
     "llamafarm": lambda wire, settings: LlamaFarmBackend(wire, settings.project),
     "ollama": lambda wire, settings: OllamaBackend(wire, settings.context_length),

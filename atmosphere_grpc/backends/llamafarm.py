@@ -206,7 +206,9 @@ class LlamaFarmBackend:
             return
         which = [name for name in ill if re.fullmatch(r"[a-z0-9_-]{1,32}", name)]
         what = f" ({', '.join(which[:5])})" if which else ""
-        raise self._endpoint.unavailable(f"LlamaFarm says that it is unhealthy{what}")
+        raise self._endpoint.unavailable(
+            f"LlamaFarm says that it is unhealthy{what}", remedy="its own log says why"
+        )
 
     async def _server_models(self) -> tuple[Model, ...]:
         if self._project:
@@ -282,8 +284,8 @@ class LlamaFarmBackend:
         if answer.status in (404, 422) and is_projects_fault(answer.body):
             # Without its words: they may quote the project's configuration.
             return endpoint.unavailable(
-                f'LlamaFarm has no project "{self._project}", or cannot read it (create it, or '
-                "correct project)"
+                f'LlamaFarm has no project "{self._project}", or cannot read it,',
+                remedy="create it, or correct project",
             )
         if answer.status == 404 and self._dialect is not Dialect.RUNTIME:
             remedy = (

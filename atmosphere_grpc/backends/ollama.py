@@ -253,6 +253,8 @@ class OllamaBackend:
         try:
             return decoder.decode(await self._wire.get(path))
         except HttpStatus as status:
+            if status.status == 404:
+                raise self._endpoint.contract(f"it has no /{path}: is it an Ollama?") from None
             raise explain(self._endpoint, status) from None
         except MALFORMED as error:
             raise self._endpoint.contract(

@@ -37,6 +37,7 @@ class Answer:
     def __init__(self, call: ChatCall, num_ctx: int | None) -> None:
         self._wants_logprobs = bool(call.sampling.logprobs)
         self._gave_logprobs = False
+        self._said = False  # whether there was any text, thoughts and calls aside
         self._texts = [
             text
             for message in call.messages
@@ -67,6 +68,7 @@ class Answer:
                 self._add_call(call)
             if message.content or message.thinking or message.tool_calls:
                 self._pieces += 1
+            self._said = self._said or bool(message.content)
         if line.logprobs:
             self._gave_logprobs = True
             self._logprobs.extend(token_logprobs(line.logprobs))
@@ -93,7 +95,7 @@ class Answer:
         Raises:
             Failure: The server is too old for what it was asked for.
         """
-        if self._wants_logprobs and self._pieces and not self._gave_logprobs:
+        if self._wants_logprobs and self._said and not self._gave_logprobs:
             raise Failure(
                 Reason.UNSUPPORTED_PARAMETER,
                 "sampling.logprobs: this Ollama gives none – use 0.12.11 or newer, or leave them "

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
+import msgspec
+
 from atmosphere_grpc.backends.events import Event, SSEParser
 from atmosphere_grpc.backends.openai_errors import from_error, from_status, stream_error_status
 from atmosphere_grpc.backends.openai_schema import (
@@ -175,6 +177,8 @@ class OpenAICalls:
                 "its answer is not as it should be", detail=detail, words=words
             ) from None
         error_body = chunk.detail if chunk.error is None else chunk.error
+        if error_body is None and (chunk.object == "error" or event.type == b"error"):
+            error_body = msgspec.json.decode(event.data)  # older vLLM: not inside of `error`
         if error_body is not None:
             status = stream_error_status(error_body)
             raise from_error(self._endpoint, status, {"error": error_body})

@@ -7,6 +7,7 @@ the words only tell a context overflow from another bad request, and go to the l
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -17,8 +18,12 @@ from atmosphere_grpc.errors import Failure, Reason
 
 #: How servers name a prompt that is too long: llama.cpp, Universal Runtime and OpenAI.
 OVERFLOW_NAMES = ("exceed_context_size_error", "context_length_exceeded")
-#: How llama.cpp puts it for embeddings, with status 500.
-OVERFLOW_WORDS = "is too large to process"
+#: How others put it: llama.cpp for embeddings (with status 500), vLLM, LM Studio.
+OVERFLOW_WORDS = re.compile(
+    r"is too large to process|maximum context length|context length of only"
+)
+#: How servers say that they have no such model, with status 404.
+NO_MODEL_WORDS = re.compile(r"model_not_found|\bmodel\b.{0,200}(?:does not exist|not found)", re.I)
 #: How llama.cpp says, with status 500, that a text model was shown a picture.
 IMAGE_WORDS = "image input is not supported"
 
@@ -69,7 +74,7 @@ def _text(body: Any) -> str:
 
 def _classify(endpoint: Endpoint, status: int, text: str) -> Failure:
     fail = endpoint.fail
-    if any(name in text for name in OVERFLOW_NAMES) or OVERFLOW_WORDS in text:
+    if any(name in text for name in OVERFLOW_NAMES) or OVERFLOW_WORDS.search(text):
         return fail(
             Reason.CONTEXT_OVERFLOW,
             "the prompt has more tokens than the model's context holds – shorten it or choose a "
@@ -85,6 +90,11 @@ def _classify(endpoint: Endpoint, status: int, text: str) -> Failure:
             return fail(
                 Reason.BACKEND_AUTH,
                 f"the backend rejected this server's credential (HTTP {status}) – check api_key",
+            )
+        case 404 if NO_MODEL_WORDS.search(text):
+            return fail(
+                Reason.MODEL_NOT_FOUND,
+                "the backend has no such model (HTTP 404) – ListModels shows those that it has",
             )
         case 404:
             return fail(

@@ -120,6 +120,7 @@ class Chunk(msgspec.Struct):
     usage: UsageChunk | None = None
     error: Any = None
     detail: Any = None
+    object: Any = None
     thinking: Thinking | None = None
     x_context_usage: ContextUsage | None = None
     sources: Any = None

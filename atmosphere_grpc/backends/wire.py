@@ -107,10 +107,10 @@ class Endpoint:
         text = f"{what} ({self.address}) – does base_urls point at the right server?"
         return self.fail(Reason.BACKEND_CONTRACT, text, detail=detail, words=words)
 
-    def unavailable(self, what: str, *, detail: str = "") -> Failure:
-        """The server cannot be used now."""
-        hint = f" – {self._settings.hint}" if self._settings.hint else ""
-        text = f"{what} at {self.address}{hint}"
+    def unavailable(self, what: str, *, detail: str = "", remedy: str | None = None) -> Failure:
+        """The server cannot be used now; None for the remedy where it may not be running."""
+        remedy = self._settings.hint if remedy is None else remedy
+        text = f"{what} at {self.address}" + (f" – {remedy}" if remedy else "")
         return self.fail(Reason.BACKEND_UNAVAILABLE, text, detail=detail)
 
     def truncated(self, what: str, *, detail: str = "", words: str = "") -> Failure:
@@ -142,7 +142,8 @@ class Endpoint:
             case aiohttp.ClientConnectorDNSError():
                 return self.unavailable("the host name cannot be resolved", detail=detail)
             case aiohttp.ClientSSLError():
-                return self.unavailable("the TLS handshake failed", detail=detail)
+                remedy = "is its certificate one that tls.ca_file trusts?"
+                return self.unavailable("the TLS handshake failed", detail=detail, remedy=remedy)
             case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
                 return self.unavailable("connection refused", detail=detail)
             case aiohttp.ClientConnectorError():

@@ -85,7 +85,8 @@ def _show(stream: ChatStream, output: Output) -> None:
         _show_events(stream, output)
         return
     for _, delta in stream:
-        output.text(delta.content or delta.reasoning, end="")
+        output.thought(delta.reasoning)
+        output.text(delta.content, end="")
     completed = stream.completed
     if completed is None:
         return

@@ -28,9 +28,15 @@ def check(config_file: ConfigFile = None) -> None:
 
     with _told():
         settings = config.load(config_file)
+        faults = []
         for integration in settings.effective_integrations:
-            integration.read_headers()
-            integration.tls_context()
+            for read in (integration.read_headers, integration.tls_context):
+                try:
+                    read()
+                except config.ConfigError as error:
+                    faults.append(str(error))
+        if faults:
+            raise config.ConfigError("\n".join(faults))
     for name in config.unknown_variables():
         typer.echo(f"warning: the environment variable {name} names no setting", err=True)
     typer.echo(f"ok: {config_file or 'the defaults and the environment'}")

@@ -42,6 +42,11 @@ class Output:
         """What a model says, as it is: nothing in it is markup."""
         print(text, end=end, flush=True)  # noqa: T201
 
+    def thought(self, text: str) -> None:
+        """What a model reasons before it answers: apart from that, which may be piped."""
+        if text:
+            self._err.print(text, style="dim italic", markup=False, end="")
+
     def facts(self, *facts: str) -> None:
         """How an answer came about; empty facts are left out."""
         line = " · ".join(fact for fact in facts if fact)

@@ -280,4 +280,5 @@ def _candidate(item: Integration, capability: Capability) -> Candidate:
         item.model_for(capability),
         item.lists_all_models(capability),
         item.status.error if state is IntegrationState.DOWN else "",
+        item.spec.advice if capability is Capability.CHAT else "",
     )

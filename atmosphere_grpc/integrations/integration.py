@@ -50,7 +50,8 @@ class Fallback:
 class IntegrationSpec:
     """What the configuration says of an integration; an empty model means the first fitting one.
 
-    `weights` are of its endpoints, in their order; empty for equal ones.
+    `weights` are of its endpoints, in their order; empty for equal ones. `advice` is what may be
+    missing where it cannot chat.
     """
 
     id: str
@@ -63,6 +64,7 @@ class IntegrationSpec:
     balancing: Balancing = Balancing.LEAST_OUTSTANDING
     weights: tuple[float, ...] = ()
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    advice: str = ""
 
 
 class Integration:

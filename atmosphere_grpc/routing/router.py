@@ -36,6 +36,7 @@ class Candidate:
         lists_all: Whether it has no others.
         default: The model for a request that names none; empty for none.
         error: Why it is not usable.
+        advice: What may be missing in its configuration for what it cannot do.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Candidate:
     default: str
     lists_all: bool = False
     error: str = ""
+    advice: str = ""
 
     def lists(self, model: str) -> bool:
         """Whether it says that it has a model."""
@@ -185,14 +187,20 @@ def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidat
         if target.model
         else _named(item.id for item in asked if item.models)
     )
-    return Failure(
-        Reason.CAPABILITY_UNSUPPORTED,
-        f"{what} cannot {capability.value}; ListModels shows what each model can do",
-    )
+    advice = "ListModels shows what each model can do"
+    if not target.model and any(not item.lists_all for item in asked):
+        advice += ", but it may have others: name one in model"
+    if remedies := [item.advice for item in asked if item.advice]:
+        advice += f"; {remedies[0]}"
+    return Failure(Reason.CAPABILITY_UNSUPPORTED, f"{what} cannot {capability.value}; {advice}")
 
 
 def _why_none(asked: Sequence[Candidate]) -> str:
-    errors = [item.error or f'integration "{item.id}" offers no model' for item in asked]
+    errors = [
+        item.error
+        or f'integration "{item.id}" lists no model – name one in model, or set its default_model'
+        for item in asked
+    ]
     return "; ".join(errors) or "no integration is configured"
 
 

@@ -171,7 +171,9 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def extra(self) -> _struct_pb2.Struct:
-        """Further fields of the backend's own request body, passed on as they are.
+        """Further fields of the backend's own request body. An integration of kind
+        `openai` is passed any, as it is; of other kinds, those that are known
+        (docs/backends.md), of the right type, and others are rejected.
         Whole numbers arrive as integers. A name that a typed field of this
         request already stands for is rejected.
         """

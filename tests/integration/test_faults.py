@@ -326,3 +326,15 @@ async def test_what_was_tried_in_vain_is_told_of_all(tmp_path: Path) -> None:
     reasons = [item.split(" ")[2] for item in failure.metadata["attempts"].split("; ")]
     assert reasons == ["BACKEND_ERROR", "BACKEND_BUSY"]
     assert failure.trailers_size < 4096
+
+
+async def test_a_llamafarm_without_a_project_says_what_to_set(tmp_path: Path) -> None:
+    from tests.fakes import LlamaFarm
+
+    async with FakeServer(LlamaFarm()) as farm:
+        made = integration("farm", farm.url, kind="llamafarm", default_model="")
+        async with serving(tmp_path, made) as served:
+            _, failure = await read(served.stub.Chat(chat_request(integration_id="farm")))
+    assert failure is not None
+    assert failure.reason == "CAPABILITY_UNSUPPORTED"
+    assert "set project: namespace/name, or discover: namespace" in failure.message

@@ -1077,3 +1077,19 @@ async def test_a_finished_stream_that_stays_open_without_usage_is_an_answer(
     fake.script(CHAT, Reply.stream(event(text("Hi")), STOP, Stall()))
     said, end = await chat(backend)
     assert (said, end.usage.source) == ("Hi", UsageSource.MISSING)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        event({"object": "error", "message": "x", "code": 400}),
+        event({"message": "x"}, name="error"),
+    ],
+)
+async def test_an_error_that_is_not_inside_of_error_is_told_as_one(
+    fake: FakeServer, backend: OpenAIBackend, told: bytes
+) -> None:
+    fake.script(CHAT, Reply.stream(event(text("Hi")), told))
+    said, failure = await failed_chat(backend)
+    assert said == "Hi"
+    assert failure.reason in (Reason.BACKEND_REJECTED, Reason.BACKEND_ERROR)

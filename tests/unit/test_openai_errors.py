@@ -219,3 +219,28 @@ def test_what_the_log_may_know_is_cut_and_holds_no_key() -> None:
     assert "sk-topsecret" not in failed.words
     assert "bad header: Bearer ***" in failed.words
     assert len(failed.words) <= MAX_WORDS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "error", "message": "This model's maximum context length is 10 tokens."},
+        {"error": {"message": "This model's maximum context length is 8 tokens. However, …"}},
+        {"error": "the model is loaded with context length of only 4 tokens"},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_in_the_words_of_other_servers(body: Any) -> None:
+    assert failure(400, json.dumps(body).encode()).reason is Reason.CONTEXT_OVERFLOW
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "model_not_found", "message": "x"}},
+        {"object": "error", "message": "The model `m` does not exist.", "type": "NotFoundError"},
+        {"error": {"message": "model 'm' not found, try pulling it first"}},
+    ],
+)
+def test_a_model_that_the_backend_has_not_is_told_as_such(body: Any) -> None:
+    assert failure(404, json.dumps(body).encode()).reason is Reason.MODEL_NOT_FOUND
+    assert failure(400, json.dumps(body).encode()).reason is Reason.BACKEND_REJECTED

@@ -207,7 +207,8 @@ def test_when_all_are_down_each_is_named_with_its_remedy() -> None:
     )
     assert failed.reason is Reason.BACKEND_UNAVAILABLE
     assert failed.message == (
-        'integration "c" offers no model; integration "a": refused – start it; '
+        'integration "c" lists no model – name one in model, or set its default_model; '
+        'integration "a": refused – start it; '
         'integration "b": no answer within 5 s'
     )
 

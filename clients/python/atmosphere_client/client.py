@@ -154,7 +154,7 @@ class AtmosphereClient:
                 OpenAI's ``{"type": "json_schema", …}``.
             session_id: A conversation that the backend keeps, where it can.
             max_delay_ms: How long the server may join text. 0: its default.
-            extra: Further fields of the backend's own request, passed on as they are.
+            extra: Further fields of the backend's own request, by what its kind knows.
             on_progress: Called with each sign of life while there is nothing to show yet.
             **options: See `GenerateOptions`; `timeout` holds for the whole stream.
         """
