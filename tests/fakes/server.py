@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import defaultdict, deque
 from collections.abc import Callable
 from types import TracebackType
@@ -35,11 +36,18 @@ class FakeServer:
         port: 0 for any free one.
     """
 
-    def __init__(self, dialect: Dialect | None = None, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        dialect: Dialect | None = None,
+        *,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self._dialect = dialect or OpenAI()
         self._port = port
+        self._tls = tls
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
         self._always: dict[str, Reply] = {}
         self._changed = asyncio.Event()
@@ -54,7 +62,7 @@ class FakeServer:
     @property
     def url(self) -> str:
         """Its address, without a slash at the end."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def base_url(self) -> str:
@@ -103,7 +111,9 @@ class FakeServer:
         await self._until(lambda: self.open_connections == open_connections, what)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._port, ssl=self._tls
+        )
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
