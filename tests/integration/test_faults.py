@@ -16,9 +16,22 @@ import pytest
 
 from atmosphere_grpc.composition import integration_of
 from atmosphere_grpc.config import Integration as Settings
+from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
-from tests.fakes import ColdModel, FakeServer, Ollama, OpenAI, Reply, Stall, event, text
+from tests.fakes import (
+    ColdModel,
+    FakeServer,
+    LlamaFarm,
+    Ollama,
+    OpenAI,
+    Pause,
+    Reply,
+    Stall,
+    answer_events,
+    event,
+    text,
+)
 from tests.fakes.sockets import accepting, refusing
 from tests.integration.conftest import (
     CHAT_PATH,
@@ -49,11 +62,12 @@ class Fault:
     """How a backend fails, and what becomes of a call that nothing else can answer.
 
     Attributes:
-        replies: What it answers each chat with; None where it is no server at all.
+        reply: What it answers each chat with; None where that is made elsewhere.
         reason: Of the failure; empty where the call succeeds all the same.
         attempts: How many are made.
         text: What a stream has sent before.
         waits: Whether a short deadline runs out first.
+        phase: What it is waited for then.
     """
 
     reply: Reply | None
@@ -116,7 +130,7 @@ async def served_with(fault: str, tmp_path: Path, *, fallback: bool) -> AsyncIte
                 more["kind"] = "ollama"
             case _:
                 fake = await stack.enter_async_context(FakeServer())
-                slow = Reply.stream(*_slow()).after(_pause())
+                slow = Reply.stream(*answer_events()).after(Pause(SLOW_S))
                 fake.always(CHAT_PATH, how.reply or slow)
                 url = fake.base_url
         integrations = [integration("first", url, **more)]
@@ -127,18 +141,6 @@ async def served_with(fault: str, tmp_path: Path, *, fallback: bool) -> AsyncIte
             serving(tmp_path, *integrations, attempts={"maximum": MAXIMUM, "backoff": 0.01})
         )
         yield served
-
-
-def _slow() -> Any:
-    from tests.fakes import answer_events
-
-    return answer_events()
-
-
-def _pause() -> Any:
-    from tests.fakes import Pause
-
-    return Pause(SLOW_S)
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,6 @@ async def test_every_fault_is_told_as_it_is_within_its_time(
 
 
 def _as_if_up(served: Served) -> None:
-    from atmosphere_grpc.domain import IntegrationState
-
     for item in served.server.registry:
         for endpoint in item.endpoints:
             endpoint.state = IntegrationState.UP
@@ -255,8 +255,6 @@ async def test_a_wait_that_is_too_long_is_the_callers_to_decide(
 async def test_a_parameter_that_the_first_would_drop_takes_the_call_to_the_second(
     tmp_path: Path,
 ) -> None:
-    from tests.fakes import LlamaFarm
-
     async with FakeServer(LlamaFarm()) as farm, FakeServer(OpenAI([SECOND])) as other:
         first = integration(
             "first",
@@ -329,8 +327,6 @@ async def test_what_was_tried_in_vain_is_told_of_all(tmp_path: Path) -> None:
 
 
 async def test_a_llamafarm_without_a_project_says_what_to_set(tmp_path: Path) -> None:
-    from tests.fakes import LlamaFarm
-
     async with FakeServer(LlamaFarm()) as farm:
         made = integration("farm", farm.url, kind="llamafarm", default_model="")
         async with serving(tmp_path, made) as served:
