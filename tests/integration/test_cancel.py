@@ -209,7 +209,9 @@ async def test_a_call_is_cancelled_while_it_waits_for_its_turn(
     fake.always(CHAT_PATH, Reply.stream(Stall()))
     item = openai(fake.base_url, limits=Limits(max_concurrency=1, max_queue=1))
     async with serving(tmp_path, item) as served:
-        running, waiting = (served.stub.Chat(chat_request()) for _ in range(2))
+        running = served.stub.Chat(chat_request())
+        await generating(fake)
+        waiting = served.stub.Chat(chat_request())
         await until(lambda: item.limiter.waiting == 1, "one to wait")
         waiting.cancel()
         await until(lambda: item.limiter.waiting == 0, "it to leave", within_s=CLOSE_S)
