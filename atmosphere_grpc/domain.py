@@ -23,6 +23,11 @@ class Capability(StrEnum):
 
     CHAT = "chat"
     EMBED = "embed"
+    GENERATE = "generate"
+    RAG = "rag"
+    VISION = "vision"
+    CLASSIFY = "classify"
+    ANOMALY = "anomaly"
 
 
 class FinishReason(Enum):
@@ -154,6 +159,7 @@ class Target:
     integration_id: str = ""
     model: str = ""
     implied: bool = False
+    route: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,18 +343,31 @@ class RouteMethod(Enum):
     """How a route was decided."""
 
     EXPLICIT = "explicit"
+    RULE = "rule"
+    SEMANTIC = "semantic"
+    LEXICAL = "lexical"
     DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
-    """Where a call goes, and why."""
+    """Where a call goes, and why.
+
+    `route` is the configured or built-in route taken, if any. `score` is how sure that is,
+    `threshold` what it had to reach, `runner_up` the next one. Where the nearest route was not
+    sure enough, the default holds (`method` DEFAULT), and `runner_up` is that nearest one.
+    """
 
     capability: Capability
     method: RouteMethod
     integration_id: str
     model: str
     explanation: str
+    route: str = ""
+    score: float = 0.0
+    threshold: float = 0.0
+    runner_up: str = ""
+    runner_up_score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     INTEGRATION_NOT_FOUND = "INTEGRATION_NOT_FOUND"
     CAPABILITY_NOT_FOUND = "CAPABILITY_NOT_FOUND"
+    ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     BACKEND_BUSY = "BACKEND_BUSY"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
@@ -108,6 +109,13 @@ TABLE: Mapping[Reason, Rule] = {
         False,
         False,
         "There is no such capability. The message lists those that exist.",
+    ),
+    Reason.ROUTE_NOT_FOUND: Rule(
+        StatusCode.NOT_FOUND,
+        False,
+        False,
+        "No route has that name, neither a configured nor a built-in one. The message lists the "
+        "nearest.",
     ),
     Reason.QUEUE_FULL: Rule(
         StatusCode.RESOURCE_EXHAUSTED,

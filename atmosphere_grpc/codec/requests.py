@@ -123,7 +123,12 @@ def decode_execute(
     if kwargs.model and request.model:
         faults.add("kwargs.model", "is given in model too; give one of the two")
     call = ExecuteCall(
-        target=Target(request.capability, request.integration_id, request.model or kwargs.model),
+        target=Target(
+            request.capability,
+            request.integration_id,
+            request.model or kwargs.model,
+            route=request.route,
+        ),
         intent=request.intent,
         prompt=kwargs.prompt,
         messages=kwargs.messages,

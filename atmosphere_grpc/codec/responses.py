@@ -51,6 +51,9 @@ _SOURCE = {
 }
 _METHOD = {
     RouteMethod.EXPLICIT: chat_pb2.ROUTE_METHOD_EXPLICIT,
+    RouteMethod.RULE: chat_pb2.ROUTE_METHOD_RULE,
+    RouteMethod.SEMANTIC: chat_pb2.ROUTE_METHOD_SEMANTIC,
+    RouteMethod.LEXICAL: chat_pb2.ROUTE_METHOD_LEXICAL,
     RouteMethod.DEFAULT: chat_pb2.ROUTE_METHOD_DEFAULT,
 }
 _MODEL_STATE = {
@@ -282,6 +285,11 @@ def _route(route: RouteDecision) -> chat_pb2.RouteDecision:
     return chat_pb2.RouteDecision(
         capability=route.capability.value,
         method=_METHOD[route.method],
+        score=route.score,
+        threshold=route.threshold,
+        runner_up=route.runner_up,
+        runner_up_score=route.runner_up_score,
+        route=route.route,
         integration_id=route.integration_id,
         model=route.model,
         explanation=route.explanation,

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from atmosphere_grpc.config.integration import Integration
+from atmosphere_grpc.config.routing import Embedder, Routing
 from atmosphere_grpc.config.section import Duration, Section
 
 ENV_PREFIX = "ATMOSPHERE_"
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
         "http://localhost:14345 and `ollama` at http://localhost:11434, unless the embedded "
         "default is enabled.",
     )
+    routing: Routing = Field(Routing(), description="Which intents go where.")
 
     @field_validator("listen")
     @classmethod
@@ -169,6 +171,37 @@ class Settings(BaseSettings):
                         + ", ".join(known)
                     )
         return self
+
+    @model_validator(mode="after")
+    def _known_places_of_routes(self) -> Self:
+        integrations = self.effective_integrations
+        known = [item.id for item in integrations]
+        known += ["embedded"] if self.embedded.enabled else []
+        discovering = tuple(f"{item.id}." for item in integrations if item.discover)
+        routing = self.routing
+        named = {
+            f"routing.routes[{i}].integration": route.integration
+            for i, route in enumerate(routing.routes)
+        }
+        if routing.embedder is not None:
+            named["routing.embedder.integration"] = routing.embedder.integration
+        if routing.tie_break is not None:
+            named["routing.tie_break.integration"] = routing.tie_break.integration
+        for name, integration in named.items():
+            found = integration.startswith(discovering) if discovering else False
+            if integration and integration not in known and not found:
+                raise ValueError(
+                    f'{name}: there is no integration "{integration}"; known are '
+                    + ", ".join(known)
+                )
+        return self
+
+    @property
+    def effective_embedder(self) -> Embedder | None:
+        """The model that reads intents; None where they are gone by their letters."""
+        if self.routing.embedder is None and self.embedded.enabled:
+            return Embedder(integration="embedded")
+        return self.routing.embedder
 
     @property
     def effective_integrations(self) -> list[Integration]:

@@ -10,6 +10,7 @@ from atmosphere_grpc.domain import (
     Capability,
     IntegrationState,
     Model,
+    ModelState,
     RouteDecision,
     RouteMethod,
     Target,
@@ -55,6 +56,12 @@ class Candidate:
         """Whether a model can be asked for here; one that does not list all may have any."""
         return self.lists(model) or model == self.default or not self.lists_all
 
+    def has_loaded(self, model: str) -> bool:
+        """Whether it says that it has a model in memory."""
+        return any(
+            item.answers_to(model) and item.state is ModelState.LOADED for item in self.models
+        )
+
     def known_to_have(self, model: str) -> bool:
         """Likewise, but one that is down and has never said what it has counts for nothing."""
         silent = not self.models and self.state is IntegrationState.DOWN
@@ -84,8 +91,31 @@ def capability_of(target: Target, otherwise: Capability) -> Capability:
         ) from None
 
 
+def first_available(
+    models: Sequence[str], candidates: Sequence[Candidate], *, resident: bool
+) -> str:
+    """The first of some models that can be asked for now; the first where none can, or "" of none.
+
+    Args:
+        models: The models, the preferred one first.
+        candidates: Where they may be.
+        resident: Whether one that is in memory comes before one that has to be loaded.
+    """
+    up = [item for item in candidates if item.state is IntegrationState.UP]
+    available = [model for model in models if any(item.has(model) for item in up)]
+    # One that is listed comes before one that an integration may have without listing it.
+    listed = [model for model in available if any(item.lists(model) for item in up)]
+    if resident:
+        loaded = [model for model in listed if any(item.has_loaded(model) for item in up)]
+        listed = [*loaded, *listed]
+    return next(iter([*listed, *available, *models]), "")
+
+
 def decide(
-    target: Target, capability: Capability, candidates: Sequence[Candidate]
+    target: Target,
+    capability: Capability,
+    candidates: Sequence[Candidate],
+    by: str = "the request",
 ) -> RouteDecision:
     """Where a call goes.
 
@@ -93,6 +123,7 @@ def decide(
         target: What it names.
         capability: What is to be done.
         candidates: The integration that it names, or all of them in order.
+        by: What names it, in words.
 
     Raises:
         Failure: MODEL_NOT_FOUND, CAPABILITY_UNSUPPORTED, or BACKEND_UNAVAILABLE where
@@ -116,12 +147,12 @@ def decide(
     for item in fitting:
         model = target.model or item.default
         if model and not item.lacks(capability, model):
-            return _decision(target, capability, item, model)
+            return _decision(target, capability, item, model, by)
     raise _nobody_can(target, capability, fitting)
 
 
 def _decision(
-    target: Target, capability: Capability, chosen: Candidate, model: str
+    target: Target, capability: Capability, chosen: Candidate, model: str, by: str
 ) -> RouteDecision:
     named = [
         text
@@ -144,7 +175,7 @@ def _decision(
         )
         if not value
     ]
-    says = [f"the request names {' and '.join(named)}"] if named else []
+    says = [f"{by} names {' and '.join(named)}"] if named else []
     return RouteDecision(
         capability=capability,
         method=RouteMethod.EXPLICIT if named else RouteMethod.DEFAULT,

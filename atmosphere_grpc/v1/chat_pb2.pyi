@@ -98,9 +98,9 @@ class _RouteMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouteMeth
     ROUTE_METHOD_RULE: _RouteMethod.ValueType  # 2
     """A rule of the configuration matched."""
     ROUTE_METHOD_SEMANTIC: _RouteMethod.ValueType  # 3
-    """By the meaning of the intent."""
+    """By the meaning of the intent, in the eyes of an embedding model."""
     ROUTE_METHOD_LEXICAL: _RouteMethod.ValueType  # 4
-    """By the words of the intent."""
+    """By the letters of the intent, since no embedding model reads it."""
     ROUTE_METHOD_DEFAULT: _RouteMethod.ValueType  # 5
     """Nothing spoke for another."""
 
@@ -114,9 +114,9 @@ ROUTE_METHOD_EXPLICIT: RouteMethod.ValueType  # 1
 ROUTE_METHOD_RULE: RouteMethod.ValueType  # 2
 """A rule of the configuration matched."""
 ROUTE_METHOD_SEMANTIC: RouteMethod.ValueType  # 3
-"""By the meaning of the intent."""
+"""By the meaning of the intent, in the eyes of an embedding model."""
 ROUTE_METHOD_LEXICAL: RouteMethod.ValueType  # 4
-"""By the words of the intent."""
+"""By the letters of the intent, since no embedding model reads it."""
 ROUTE_METHOD_DEFAULT: RouteMethod.ValueType  # 5
 """Nothing spoke for another."""
 Global___RouteMethod: _TypeAlias = RouteMethod  # noqa: Y015
@@ -1111,11 +1111,18 @@ class RouteDecision(_message.Message):
     method: Global___RouteMethod.ValueType
     """How it was decided."""
     score: _builtins.float
-    """How sure the router is, 0 to 1. 0 unless SEMANTIC or LEXICAL."""
+    """How likely the route is right, 0 to 1 (SEMANTIC); how much the intent's
+    letters are like those of the route's examples, 0 to 1 (LEXICAL). 0 for
+    other methods.
+    """
     threshold: _builtins.float
-    """The score that had to be reached. 0 unless SEMANTIC or LEXICAL."""
+    """The score that the route had to reach; for DEFAULT, the one that the
+    nearest route missed, or would have had to reach. 0 for other methods.
+    """
     runner_up: _builtins.str
-    """The second-best route. Unset: none."""
+    """The second-best route; for DEFAULT, the nearest route, which was not sure
+    enough to be taken. Unset: none.
+    """
     runner_up_score: _builtins.float
     """Its score, 0 to 1."""
     integration_id: _builtins.str
@@ -1123,7 +1130,7 @@ class RouteDecision(_message.Message):
     model: _builtins.str
     """The model chosen."""
     route: _builtins.str
-    """The configured route taken. Unset: none."""
+    """The configured or built-in route taken. Unset: none, the default holds."""
     explanation: _builtins.str
     """The decision in a sentence, for people."""
     def __init__(

@@ -86,6 +86,7 @@ class ExecuteRequest(_message.Message):
     INTEGRATION_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
     """What is wanted, in plain words. It is also the prompt (capability `chat`)
     or the text (capability `embed`), unless `kwargs` has one. Required unless
@@ -96,7 +97,12 @@ class ExecuteRequest(_message.Message):
     integration_id: _builtins.str
     """The integration. Unset: the first usable one."""
     model: _builtins.str
-    """The model. Unset: the integration's default."""
+    """The model. Unset: that of the route, else the integration's default."""
+    route: _builtins.str
+    """The route, by its configured or built-in name. Unset: the router decides.
+    It brings its own capability, integration and model; one that is also
+    named here must fit, and holds.
+    """
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
         """Named arguments, as in the original HTTP API: `prompt, messages, text,
@@ -119,10 +125,11 @@ class ExecuteRequest(_message.Message):
         integration_id: _builtins.str = ...,
         model: _builtins.str = ...,
         sampling: _chat_pb2.SamplingOptions | None = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kwargs", b"kwargs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "integration_id", b"integration_id", "intent", b"intent", "kwargs", b"kwargs", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "integration_id", b"integration_id", "intent", b"intent", "kwargs", b"kwargs", "model", b"model", "route", b"route", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -695,6 +702,7 @@ class RouteRequest(_message.Message):
     INTEGRATION_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
     """What is wanted, in plain words."""
     capability: _builtins.str
@@ -702,7 +710,9 @@ class RouteRequest(_message.Message):
     integration_id: _builtins.str
     """The integration. Unset: the first usable one."""
     model: _builtins.str
-    """The model. Unset: the integration's default."""
+    """The model. Unset: that of the route, else the integration's default."""
+    route: _builtins.str
+    """The route. Unset: the router decides."""
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
         """Named arguments."""
@@ -720,10 +730,11 @@ class RouteRequest(_message.Message):
         integration_id: _builtins.str = ...,
         model: _builtins.str = ...,
         sampling: _chat_pb2.SamplingOptions | None = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kwargs", b"kwargs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "integration_id", b"integration_id", "intent", b"intent", "kwargs", b"kwargs", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "integration_id", b"integration_id", "intent", b"intent", "kwargs", b"kwargs", "model", b"model", "route", b"route", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -132,7 +132,9 @@ class ExecutionServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """Says what Execute would do, and calls no model.
+        """Says what Execute would do with the same request and deadline. It has no
+        answer generated; only the model that reads intents for the router is
+        called, and the one that breaks ties where that is configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

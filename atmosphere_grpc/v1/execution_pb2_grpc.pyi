@@ -57,7 +57,10 @@ class ExecutionStub:
     ListIntegrations: _grpc.UnaryUnaryMultiCallable[_execution_pb2.ListIntegrationsRequest, _execution_pb2.ListIntegrationsResponse]
     """Lists the integrations and how they are doing."""
     Route: _grpc.UnaryUnaryMultiCallable[_execution_pb2.RouteRequest, _execution_pb2.RouteResponse]
-    """Says what Execute would do, and calls no model."""
+    """Says what Execute would do with the same request and deadline. It has no
+    answer generated; only the model that reads intents for the router is
+    called, and the one that breaks ties where that is configured.
+    """
 
 @_typing.type_check_only
 class ExecutionAsyncStub(ExecutionStub):
@@ -87,7 +90,10 @@ class ExecutionAsyncStub(ExecutionStub):
     ListIntegrations: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListIntegrationsRequest, _execution_pb2.ListIntegrationsResponse]  # type: ignore[assignment]
     """Lists the integrations and how they are doing."""
     Route: _aio.UnaryUnaryMultiCallable[_execution_pb2.RouteRequest, _execution_pb2.RouteResponse]  # type: ignore[assignment]
-    """Says what Execute would do, and calls no model."""
+    """Says what Execute would do with the same request and deadline. It has no
+    answer generated; only the model that reads intents for the router is
+    called, and the one that breaks ties where that is configured.
+    """
 
 class ExecutionServicer(metaclass=_abc_1.ABCMeta):
     """Executes intents and conversations on the configured integrations.
@@ -156,6 +162,9 @@ class ExecutionServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.RouteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.RouteResponse, _abc.Awaitable[_execution_pb2.RouteResponse]]:
-        """Says what Execute would do, and calls no model."""
+        """Says what Execute would do with the same request and deadline. It has no
+        answer generated; only the model that reads intents for the router is
+        called, and the one that breaks ties where that is configured.
+        """
 
 def add_ExecutionServicer_to_server(servicer: ExecutionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

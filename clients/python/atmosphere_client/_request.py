@@ -87,6 +87,7 @@ def intent(
     capability: str,
     integration: str,
     model: str,
+    route: str,
     options: Mapping[str, Any],
 ) -> IntentRequest:
     """Returns the request for an intent; of `options`, it reads those of `Sampling`."""
@@ -97,6 +98,7 @@ def intent(
         integration_id=integration,
         model=model,
         sampling=_sampling(options),
+        route=route,
     )
 
 

@@ -80,6 +80,7 @@ class AsyncAtmosphereClient:
         capability: str = "",
         integration: str = "",
         model: str = "",
+        route: str = "",
         **options: Unpack[GenerateOptions],
     ) -> execution_pb2.ExecuteResponse:
         """Routes an intent to a capability, runs it, and says what happened."""
@@ -90,6 +91,7 @@ class AsyncAtmosphereClient:
             capability=capability,
             integration=integration,
             model=model,
+            route=route,
             options=options,
         )
         call = self._call(options, GenerateOptions)
@@ -177,9 +179,10 @@ class AsyncAtmosphereClient:
         capability: str = "",
         integration: str = "",
         model: str = "",
+        route: str = "",
         **options: Unpack[GenerateOptions],
     ) -> chat_pb2.RouteDecision:
-        """Says what `execute` would do with the same arguments, and calls no model."""
+        """Says what `execute` would do with the same arguments, and has nothing generated."""
         request = _request.intent(
             execution_pb2.RouteRequest,
             intent,
@@ -187,6 +190,7 @@ class AsyncAtmosphereClient:
             capability=capability,
             integration=integration,
             model=model,
+            route=route,
             options=options,
         )
         call = self._call(options, GenerateOptions)

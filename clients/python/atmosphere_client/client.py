@@ -100,6 +100,7 @@ class AtmosphereClient:
         capability: str = "",
         integration: str = "",
         model: str = "",
+        route: str = "",
         **options: Unpack[GenerateOptions],
     ) -> execution_pb2.ExecuteResponse:
         """Routes an intent to a capability, runs it, and says what happened.
@@ -109,7 +110,8 @@ class AtmosphereClient:
             kwargs: Named arguments of the original HTTP API, such as `prompt` or `text`.
             capability: ``chat`` or ``embed``. Empty: the router decides.
             integration: The integration. Empty: the first usable one.
-            model: The model. Empty: the integration's default.
+            model: The model. Empty: the route's, else the integration's default.
+            route: The route, by name. Empty: the router decides.
             **options: See `GenerateOptions`.
         """
         request = _request.intent(
@@ -119,6 +121,7 @@ class AtmosphereClient:
             capability=capability,
             integration=integration,
             model=model,
+            route=route,
             options=options,
         )
         return self._unary(self._stub.Execute, request, self._call(options, GenerateOptions))
@@ -242,9 +245,10 @@ class AtmosphereClient:
         capability: str = "",
         integration: str = "",
         model: str = "",
+        route: str = "",
         **options: Unpack[GenerateOptions],
     ) -> chat_pb2.RouteDecision:
-        """Says what `execute` would do with the same arguments, and calls no model."""
+        """Says what `execute` would do with the same arguments, and has nothing generated."""
         request = _request.intent(
             execution_pb2.RouteRequest,
             intent,
@@ -252,6 +256,7 @@ class AtmosphereClient:
             capability=capability,
             integration=integration,
             model=model,
+            route=route,
             options=options,
         )
         call = self._call(options, GenerateOptions)

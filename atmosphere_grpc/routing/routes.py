@@ -1,0 +1,161 @@
+"""The routes: intents of one kind, the rules that decide at once, and where they go."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from atmosphere_grpc.domain import Capability, ExecuteCall, Image, JsonObject, Sampling
+from atmosphere_grpc.errors import Failure, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Intents of one kind, and where they go; empty means that nothing is said.
+
+    Attributes:
+        name: Its name.
+        description: What its intents are about.
+        examples: Intents that belong to it.
+        rules: What decides at once, by what people call it.
+        capability: What is done.
+        integration_id: Where.
+        models: By which model, the preferred one first.
+        system: A system prompt for a request that has none.
+        sampling: How to sample, where a request does not say.
+        extra: The backend's own, where a request does not say.
+        images: Whether every request with an image is taken.
+    """
+
+    name: str
+    description: str = ""
+    examples: tuple[str, ...] = ()
+    rules: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    capability: Capability = Capability.CHAT
+    integration_id: str = ""
+    models: tuple[str, ...] = ()
+    system: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    extra: JsonObject = field(default_factory=dict)
+    images: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What its intents are told by; empty where only its name and its rules are."""
+        if not self.examples and not self.description:
+            return ()
+        described = (self.description,) if self.description else ()
+        return (*described, *self.examples)
+
+    def matched(self, call: ExecuteCall, text: str) -> str:
+        """Which rule a request fulfils, in words; empty for none."""
+        for shown, pattern in self.rules.items():
+            if pattern.search(text):
+                return shown
+        return "an image in messages" if self.images and _has_image(call) else ""
+
+    def applied(self, call: ExecuteCall) -> ExecuteCall:
+        """The request with what the route adds to it."""
+        unset = Sampling()
+        added = {
+            item.name: value
+            for item in fields(Sampling)
+            if (value := getattr(self.sampling, item.name)) != getattr(unset, item.name)
+            and getattr(call.sampling, item.name) == getattr(unset, item.name)
+        }
+        where = f"routing.routes[{self.name}].parameters"
+        return replace(
+            call,
+            system=self.system if call.system is None else call.system,
+            sampling=replace(call.sampling, **added),
+            sampling_fields=(*call.sampling_fields, *(f"{where}.{name}" for name in added)),
+            extra={**self.extra, **call.extra},
+        )
+
+
+#: The routes that there are without any configuration; a configured one takes a name's place.
+BUILT_IN = (
+    Route("chat"),
+    Route("generate", capability=Capability.GENERATE),
+    Route(
+        "embed",
+        rules={
+            "“embed: …”": re.compile(r"^\s*(please\s+)?(embed|vectori[sz]e)\s*:", re.IGNORECASE),
+            "“create an embedding of …”": re.compile(
+                r"^\s*(please\s+)?(calculate|compute|create|generate|get|give\s+me|make)\s+"
+                r"(an?\s+|the\s+|some\s+)?((text|sentence|vector)\s+)?(embeddings?|vectors?)\s+"
+                r"(of|for)\b",
+                re.IGNORECASE,
+            ),
+        },
+        capability=Capability.EMBED,
+    ),
+    Route("rag", capability=Capability.RAG),
+    Route("vision", capability=Capability.VISION, images=True),
+    Route("classify", capability=Capability.CLASSIFY),
+    Route("anomaly", capability=Capability.ANOMALY),
+)
+
+
+class Routes:
+    """The routes that hold: the configured ones, then the built-in ones.
+
+    Args:
+        configured: The configured ones, in order.
+    """
+
+    def __init__(self, configured: Iterable[Route] = ()) -> None:
+        configured = tuple(configured)
+        taken = {route.name for route in configured}
+        built_in = (route for route in BUILT_IN if route.name not in taken)
+        self._by_name = {route.name: route for route in (*configured, *built_in)}
+        #: Those whose intents are told by their meaning.
+        self.described = tuple(route for route in configured if route.texts)
+
+    def get(self, name: str) -> Route:
+        """The route of a name.
+
+        Raises:
+            Failure: ROUTE_NOT_FOUND, with the nearest names.
+        """
+        if (found := self._by_name.get(name)) is not None:
+            return found
+        near = difflib.get_close_matches(name, self._by_name, n=3) or list(self._by_name)[:10]
+        raise Failure(
+            Reason.ROUTE_NOT_FOUND,
+            f'route: there is no route "{name[:64]}"; known are {", ".join(near)}',
+        )
+
+    def by_rule(self, call: ExecuteCall, text: str) -> tuple[Route, str] | None:
+        """The first route with a rule that a request fulfils, and which; None for none."""
+        for route in self._by_name.values():
+            if rule := route.matched(call, text):
+                return route, rule
+        return None
+
+
+def read_text(call: ExecuteCall) -> str:
+    """What of a request tells its route: its intent, else what takes its place."""
+    if call.intent or call.prompt or call.text:
+        return call.intent or call.prompt or call.text or ""
+    said = [message for message in call.messages or () if message.role == "user"]
+    if not said:
+        return ""
+    parts = (part for part in said[-1].parts if isinstance(part, str))
+    return said[-1].content or " ".join(parts)
+
+
+def excerpt(text: str, most: int) -> str:
+    """At most so many characters of a text: what is wanted stands at its beginning or its end."""
+    text = text.strip()
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 1]} {text[-end:]}"
+
+
+def _has_image(call: ExecuteCall) -> bool:
+    messages = call.messages or ()
+    return any(isinstance(part, Image) for message in messages for part in message.parts)

@@ -1,0 +1,114 @@
+"""The vectors of the routes' texts, kept from start to start with what made them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from atmosphere_grpc.errors import Failure, Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from atmosphere_grpc.routing.reader import Embedder
+
+    Vectors: TypeAlias = "NDArray[np.float32]"
+
+log = logging.getLogger(__name__)
+
+#: How many texts are embedded at a time.
+BATCH = 64
+#: How long one such batch may take, in seconds; a model may have to be loaded for the first.
+BATCH_S = 120.0
+#: The cosine that two vectors of one text and one model have at least.
+SAME = 0.995
+
+
+async def of(
+    texts: Sequence[str], embedder: Embedder, store: Path | None
+) -> Mapping[str, Vectors]:
+    """The vector of each text, of length 1; those that are kept are not asked for again.
+
+    Raises:
+        Failure: The embedder cannot, or what it gives are no vectors of one length.
+    """
+    identity = embedder.identity()
+    path = store / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz" if store else None
+    known = await asyncio.to_thread(_load, path, identity) if path else {}
+    if known and not await _still_holds(known, embedder):
+        log.info("%s gives other vectors than before: the kept ones are made anew", identity)
+        known = {}
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        made = await embedder.embed(batch, BATCH_S)
+        known.update(zip(batch, units(made), strict=True))
+    if len({vector.shape for vector in known.values()}) > 1:
+        raise Failure(
+            Reason.BACKEND_CONTRACT, f"{identity} gives vectors of different lengths for its texts"
+        )
+    wanted = {text: known[text] for text in texts}
+    if path and missing:
+        await asyncio.to_thread(_save, path, identity, wanted)
+    return wanted
+
+
+def units(vectors: Sequence[Sequence[float]]) -> Vectors:
+    """Vectors as rows of length 1; one of zeros stays.
+
+    Raises:
+        Failure: They are not numbers, or of different lengths.
+    """
+    try:
+        rows = np.asarray(vectors, np.float32)
+    except ValueError:
+        rows = np.empty(0, np.float32)
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise Failure(Reason.BACKEND_CONTRACT, "the embedder gives no vectors of one length")
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms, norms, 1)
+
+
+async def _still_holds(known: Mapping[str, Vectors], embedder: Embedder) -> bool:
+    """Whether the same model still answers: one kept text is embedded again."""
+    text, vector = next(iter(known.items()))
+    (again,) = units(await embedder.embed([text], BATCH_S))
+    return again.shape == vector.shape and float(again @ vector) >= SAME
+
+
+def _load(path: Path, identity: str) -> dict[str, Vectors]:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["identity"]) != identity:
+                return {}
+            return dict(zip(map(str, kept["texts"]), kept["vectors"], strict=True))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s cannot be read (%s): the routes are read anew", path, error)
+        return {}
+
+
+def _save(path: Path, identity: str, vectors: Mapping[str, Vectors]) -> None:
+    """Writes the file whole or not at all; where it cannot be written, the next start is slower."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(
+                file,
+                identity=np.array(identity),
+                texts=np.array(list(vectors)),
+                vectors=np.stack(list(vectors.values())),
+            )
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): the next start reads the routes anew", path, error)
