@@ -7,7 +7,7 @@ that end in `_s`, milliseconds in fields that end in `_ms`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
@@ -28,6 +28,35 @@ class Capability(StrEnum):
     VISION = "vision"
     CLASSIFY = "classify"
     ANOMALY = "anomaly"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a model chats for it, in one way or another."""
+        return self in (Capability.CHAT, Capability.GENERATE, Capability.RAG, Capability.VISION)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it needs a model that was fitted for the purpose: none has it by nature."""
+        return self in (Capability.CLASSIFY, Capability.ANOMALY)
+
+    @property
+    def verb(self) -> str:
+        """What can be done, for sentences such as "the first that can chat"."""
+        return _VERBS.get(self, self.value)
+
+
+_VERBS = {
+    Capability.RAG: "retrieve documents (rag)",
+    Capability.VISION: "see images (vision)",
+    Capability.ANOMALY: "score anomalies (anomaly)",
+}
+#: What has a capability that not every kind of integration offers, and what to do.
+OFFERED_BY: Mapping[Capability, str] = {
+    Capability.RAG: "an integration of kind llamafarm with a project does",
+    Capability.VISION: "an integration whose models take images does, but a Universal Runtime",
+    Capability.CLASSIFY: "an integration of kind llamafarm does, while its Universal Runtime runs",
+    Capability.ANOMALY: "an integration of kind llamafarm does, while its Universal Runtime runs",
+}
 
 
 class FinishReason(Enum):
@@ -167,7 +196,8 @@ class ChatCall:
     """A conversation to be continued.
 
     `extra_path` is the request's path of `extra`; `sampling_fields` are those of what `sampling`
-    holds, where they are not `sampling.…`.
+    holds, where they are not `sampling.…`. `messages_path` is the request's path of the messages,
+    of which those from the `messages_before`th on are there.
     """
 
     target: Target
@@ -180,6 +210,17 @@ class ChatCall:
     extra: JsonObject = field(default_factory=dict)
     extra_path: str = "extra"
     sampling_fields: tuple[str, ...] = ()
+    messages_path: str = "messages"
+    messages_before: int = 0
+
+    def path_of(self, message: int, image: int | None = None) -> str:
+        """The request's path of a message, or of an image among its parts; both by their index."""
+        path = f"{self.messages_path}[{message - self.messages_before}]"
+        if image is None:
+            return path
+        # Named arguments have the shape of OpenAI's messages.
+        typed = self.messages_path == "messages"
+        return f"{path}.parts[{image}].image" if typed else f"{path}.content[{image}].image_url"
 
     @property
     def image_path(self) -> str | None:
@@ -187,7 +228,7 @@ class ChatCall:
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.parts):
                 if isinstance(part, Image):
-                    return f"messages[{i}].parts[{j}].image"
+                    return self.path_of(i, j)
         return None
 
 
@@ -203,11 +244,35 @@ class EmbedCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifyCall:
+    """Texts to be given labels by a fitted classifier; `extra_path` as of a chat."""
+
+    target: Target
+    texts: tuple[str, ...]
+    extra: JsonObject = field(default_factory=dict)
+    extra_path: str = "extra"
+
+
+#: What is scored for anomalies: numbers, or values by the names of their features.
+Row = Sequence[float] | JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyCall:
+    """Rows to be scored by a fitted detector, all of one shape; `extra_path` as of a chat."""
+
+    target: Target
+    rows: tuple[Row, ...]
+    extra: JsonObject = field(default_factory=dict)
+    extra_path: str = "extra"
+
+
+@dataclass(frozen=True, slots=True)
 class ExecuteCall:
-    """An intent; `prompt`, `messages` and `text` take its place where given.
+    """An intent; `prompt`, `messages`, `text` and `data` take its place where given.
 
     `sampling_fields` are the request's paths of what `sampling` holds, so that a
-    capability without use for them can name them.
+    capability without use for them can name them. `data` is a list of whatever JSON holds.
     """
 
     target: Target
@@ -215,6 +280,7 @@ class ExecuteCall:
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     text: str | None = None
+    data: tuple[Any, ...] | None = None
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     sampling_fields: tuple[str, ...] = ()
@@ -309,6 +375,41 @@ class Embeddings:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The label of a text, and how sure it is; `scores` are by label, empty where not told."""
+
+    label: str
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Classifications:
+    """One classification a text, in order."""
+
+    items: tuple[Classification, ...]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """How anomalous a row is: the higher, the more. `raw_score` is the detector's own."""
+
+    score: float
+    is_anomaly: bool
+    raw_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Anomalies:
+    """One score a row, in order; `threshold` is what made a row anomalous, None where not told."""
+
+    items: tuple[Anomaly, ...]
+    model: str
+    threshold: float | None = None
+
+
 class ModelState(Enum):
     """Whether a model is in memory."""
 
@@ -334,6 +435,18 @@ class Model:
     def answers_to(self, name: str) -> bool:
         """Whether a request means this model by a name: its id, or that without `:latest`."""
         return name in (self.id, self.id.removesuffix(":latest"))
+
+    def can(self, capability: Capability) -> bool:
+        """Whether it has a capability; true also where its server does not say.
+
+        Nothing but its server makes a model a fitted one.
+        """
+        if capability.is_fitted:
+            return capability.value in self.capabilities
+        if capability is Capability.VISION and self.accepts_images is False:
+            return False
+        needed = Capability.CHAT if capability.is_chat else capability
+        return not self.capabilities or needed.value in self.capabilities
 
 
 # --- what execution says -----------------------------------------------------------------------
@@ -450,10 +563,20 @@ class EmbedResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ExecuteResult:
-    """What came of an intent: an answer or vectors."""
+class FittedResult:
+    """What a fitted model said, who has it, and what was done to get it."""
 
-    outcome: Answer | EmbedResult
+    said: Classifications | Anomalies
+    integration_id: str
+    route: RouteDecision
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteResult:
+    """What came of an intent: an answer, vectors, labels or scores."""
+
+    outcome: Answer | EmbedResult | FittedResult
     route: RouteDecision
     execution_time_ms: float
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from atmosphere_grpc.backends.extra import LLAMAFARM_CHAT, RUNTIME_CHAT
+from atmosphere_grpc.backends.extra import ANOMALY, LLAMAFARM_CHAT, RUNTIME_CHAT
 from atmosphere_grpc.backends.ollama_request import CHAT_FIELDS, EMBED_FIELDS, OPTIONS
 from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refused, Rule, Sent
 from atmosphere_grpc.codec import kwargs
@@ -79,6 +79,7 @@ def extra() -> str:
     known = {
         "llamafarm": LLAMAFARM_CHAT,
         "universal runtime": RUNTIME_CHAT,
+        "llamafarm and universal runtime, anomaly": ANOMALY,
         "ollama": {**CHAT_FIELDS, **options},
         "ollama, embeddings": {**EMBED_FIELDS, **options},
     }
@@ -111,7 +112,9 @@ def _kind(kind: Any) -> str:
     if parts := get_args(kind):
         if get_origin(kind) is list:
             return f"list of {_kind(parts[0])}"
-        return "object" if get_origin(kind) is dict else " or ".join(map(_kind, parts))
+        if get_origin(kind) is dict:
+            return "object" if parts[1] is Any else f"object of {_kind(parts[1])}"
+        return " or ".join(map(_kind, parts))
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[kind]
 
 

@@ -6,7 +6,18 @@ from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from typing import Protocol
 
-from atmosphere_grpc.domain import BackendEvent, Capability, ChatCall, EmbedCall, Embeddings, Model
+from atmosphere_grpc.domain import (
+    Anomalies,
+    AnomalyCall,
+    BackendEvent,
+    Capability,
+    ChatCall,
+    Classifications,
+    ClassifyCall,
+    EmbedCall,
+    Embeddings,
+    Model,
+)
 
 #: Called when the request that runs has got its connection, if anybody wants to know.
 connected: ContextVar[Callable[[], None] | None] = ContextVar("connected", default=None)
@@ -26,6 +37,13 @@ class Backend(Protocol):
 
     def lists_all_models(self, capability: Capability) -> bool:
         """Whether a model that `models` did not name the last time can be ruled out."""
+        ...
+
+    def offers(self, capability: Capability) -> bool:
+        """Whether its server has a capability, by its kind and what it said; true until known.
+
+        It does not say that there is a model for it.
+        """
         ...
 
     def is_cold(self, model: str) -> bool:
@@ -56,6 +74,16 @@ class Backend(Protocol):
 
     async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
         """Turns texts into vectors, one a text, in order."""
+        ...
+
+    async def classify(
+        self, model: str, call: ClassifyCall, *, connect_s: float
+    ) -> Classifications:
+        """Gives texts the labels of a fitted classifier, one a text, in order."""
+        ...
+
+    async def anomalies(self, model: str, call: AnomalyCall, *, connect_s: float) -> Anomalies:
+        """Scores rows by a fitted detector, one score a row, in order."""
         ...
 
     async def models(self) -> tuple[Model, ...]:

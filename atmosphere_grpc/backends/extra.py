@@ -51,6 +51,13 @@ RUNTIME_CHAT: Mapping[str, Any] = {
     "cache_type_k": Text,
     "cache_type_v": Text,
 }
+#: Of both, for rows that are scored (`AnomalyScoreRequest`); classifiers take none.
+ANOMALY: Mapping[str, Any] = {
+    "backend": Text,
+    "threshold": float,
+    "schema": dict[str, Text],
+    "normalization": Literal["standardization", "zscore", "raw"],
+}
 NOTHING: Mapping[str, Any] = {}
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from atmosphere_grpc.backends.extra import LLAMAFARM_CHAT, NOTHING, RUNTIME_CHAT, add_known
+from atmosphere_grpc.backends.llamafarm_fitted import FittedModels, merged
 from atmosphere_grpc.backends.llamafarm_schema import (
     Health,
     decode,
@@ -31,11 +32,16 @@ from atmosphere_grpc.backends.openai_schema import MALFORMED
 from atmosphere_grpc.backends.openai_stream import Assembly
 from atmosphere_grpc.backends.parameters import Dialect, Draft
 from atmosphere_grpc.backends.thinking import ThinkSplitter
+from atmosphere_grpc.backends.together import together
 from atmosphere_grpc.backends.wire import Endpoint, HttpStatus, Wire, WireSettings
 from atmosphere_grpc.domain import (
+    Anomalies,
+    AnomalyCall,
     BackendEvent,
     Capability,
     ChatCall,
+    Classifications,
+    ClassifyCall,
     Delta,
     EmbedCall,
     Embeddings,
@@ -83,6 +89,7 @@ class LlamaFarmBackend:
         self._endpoint = self._wire.endpoint
         self._project = project
         self._calls = OpenAICalls(self._wire, self._explain)
+        self._fitted = FittedModels(self._wire)
         #: What answered when it was last asked; None: not yet.
         self._dialect: Dialect | None = None
         self._lists_models = False
@@ -99,9 +106,21 @@ class LlamaFarmBackend:
     def lists_all_models(self, capability: Capability) -> bool:
         """Whether a model that `models` did not name can be ruled out: only a project's can.
 
-        Other chats, and all embeddings, go to a runtime that fetches whatever it is asked for.
+        Other chats, and all embeddings, go to a runtime that fetches whatever it is asked for;
+        a fitted model may be in memory only.
         """
-        return self._lists_models and capability is Capability.CHAT
+        return self._lists_models and capability.is_chat
+
+    def offers(self, capability: Capability) -> bool:
+        """Retrieval in a project only, fitted models where they are listed, no images on a runtime.
+
+        A runtime has no place for them in its messages.
+        """
+        if capability.is_fitted:
+            return self._fitted.offers(capability)
+        if capability is Capability.RAG:
+            return bool(self._project)
+        return capability is not Capability.VISION or self._dialect is not Dialect.RUNTIME
 
     def is_cold(self, model: str) -> bool:
         """Never: it has no call that loads a model and generates nothing."""
@@ -150,19 +169,42 @@ class LlamaFarmBackend:
         body = embed_body(dialect, model, call, partial(_add_extra, dialect))
         return await self._calls.embed(path, body, model, call, connect_s=connect_s)
 
+    async def classify(
+        self, model: str, call: ClassifyCall, *, connect_s: float
+    ) -> Classifications:
+        """Gives texts labels, on the runtime (which a server passes them on to)."""
+        dialect = self._dialect or await self._recognise()
+        return await self._fitted.classify(dialect, model, call, connect_s=connect_s)
+
+    async def anomalies(self, model: str, call: AnomalyCall, *, connect_s: float) -> Anomalies:
+        """Scores rows, on the runtime (which a server passes them on to)."""
+        dialect = self._dialect or await self._recognise()
+        return await self._fitted.anomalies(dialect, model, call, connect_s=connect_s)
+
     async def models(self) -> tuple[Model, ...]:
         """The project's models; without one, those on disk; a runtime's, those in memory.
+
+        After them those that were fitted.
 
         Raises:
             Failure: It does not answer, or says that it is not well.
         """
         dialect = await self._recognise()
-        if dialect is Dialect.RUNTIME:
-            self._lists_models = False
-            cards = await self._calls.models("v1/models")
-            # The same one may be in memory more than once, with other settings.
-            loaded = dict.fromkeys(runtime_model(card.id) for card in cards)
-            return tuple(filter(None, loaded))
+        async with together() as group:
+            fitted = group.create_task(self._fitted.models(dialect))
+            named = group.create_task(
+                self._runtime_models() if dialect is Dialect.RUNTIME else self._well_models()
+            )
+        return merged((*named.result(), *fitted.result()))
+
+    async def _runtime_models(self) -> tuple[Model, ...]:
+        self._lists_models = False
+        cards = await self._calls.models("v1/models")
+        # The same one may be in memory more than once, with other settings.
+        loaded = dict.fromkeys(runtime_model(card.id) for card in cards)
+        return tuple(filter(None, loaded))
+
+    async def _well_models(self) -> tuple[Model, ...]:
         self._check(await self._health())
         return await self._server_models()
 

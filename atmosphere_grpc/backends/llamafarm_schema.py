@@ -84,6 +84,61 @@ class Projects(msgspec.Struct):
     projects: list[Project]
 
 
+class FittedModel(msgspec.Struct):
+    """`data[]` of a list of classifiers or detectors; only the latter have a file's name."""
+
+    name: str | None = None
+    filename: str | None = None
+    size_bytes: int | None = None
+    labels: list[str] | None = None
+    description: str | None = None
+
+
+class FittedModels(msgspec.Struct):
+    """The answer to `…/classifier/models` and `…/anomaly/models`."""
+
+    data: list[FittedModel]
+
+
+class Labelled(msgspec.Struct):
+    """A text's classification."""
+
+    label: str
+    score: float
+    all_scores: dict[str, float] | None = None
+
+
+class LabelledTexts(msgspec.Struct):
+    """The answer to `…/classifier/predict`: in `data`, or in `results`, by the version."""
+
+    data: list[Labelled] | None = None
+    results: list[Labelled] | None = None
+    model: str | None = None
+
+
+class Scored(msgspec.Struct):
+    """A row's score."""
+
+    index: int
+    score: float
+    is_anomaly: bool
+    raw_score: float
+
+
+class ScoreSummary(msgspec.Struct):
+    """`summary` of the answer to `…/anomaly/score`."""
+
+    threshold: float | None = None
+
+
+class ScoredRows(msgspec.Struct):
+    """The answer to `…/anomaly/score`."""
+
+    data: list[Scored]
+    model: str | None = None
+    summary: ScoreSummary | None = None
+
+
 class ErrorName(msgspec.Struct):
     """The body of an error that has a name."""
 
@@ -95,6 +150,9 @@ health_decoder = msgspec.json.Decoder(Health)
 project_models_decoder = msgspec.json.Decoder(ProjectModels)
 files_decoder = msgspec.json.Decoder(ModelFiles)
 projects_decoder = msgspec.json.Decoder(Projects)
+fitted_decoder = msgspec.json.Decoder(FittedModels)
+labelled_decoder = msgspec.json.Decoder(LabelledTexts)
+scored_decoder = msgspec.json.Decoder(ScoredRows)
 _error_decoder = msgspec.json.Decoder(ErrorName)
 
 #: How a runtime calls what it has in memory (`make_language_cache_key` and

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from atmosphere_grpc.backends.events import Event, NDJSONParser
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.backends.ollama_errors import explain, explain_line
 from atmosphere_grpc.backends.ollama_request import chat_body, embed_body, warm_body
 from atmosphere_grpc.backends.ollama_schema import (
@@ -56,7 +57,7 @@ CAPABILITIES = {
 SHOW_AT_A_TIME = 4
 
 
-class OllamaBackend:
+class OllamaBackend(LanguageOnly):
     """An Ollama server.
 
     Args:

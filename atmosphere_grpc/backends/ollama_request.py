@@ -22,7 +22,6 @@ from atmosphere_grpc.domain import (
     Image,
     JsonObjectFormat,
     JsonSchemaFormat,
-    Message,
 )
 
 #: What `extra` of a chat may name beside `options`.
@@ -167,16 +166,17 @@ def _messages(draft: Draft, call: ChatCall) -> list[dict[str, Any]]:
     names: dict[str, str] = {}  # of tools by the id of their last call: two turns may share one
     for i, message in enumerate(call.messages):
         names.update((tool.id, tool.name) for tool in message.tool_calls)
-        out.append(_message(draft, i, message, names))
+        out.append(_message(draft, call, i, names))
     return out
 
 
 def _message(
-    draft: Draft, index: int, message: Message, tool_names: Mapping[str, str]
+    draft: Draft, call: ChatCall, index: int, tool_names: Mapping[str, str]
 ) -> dict[str, Any]:
+    message = call.messages[index]
     texts = [part for part in message.parts if isinstance(part, str)]
     images = [
-        _image(draft, f"messages[{index}].parts[{j}].image", part)
+        _image(draft, call.path_of(index, j), part)
         for j, part in enumerate(message.parts)
         if isinstance(part, Image)
     ]
@@ -189,9 +189,9 @@ def _message(
         out["images"] = images
     if message.tool_calls:
         out["tool_calls"] = [
-            {"id": call.id, "function": {"name": call.name, "arguments": arguments}}
-            for j, call in enumerate(message.tool_calls)
-            if (arguments := _arguments(draft, index, j, call.arguments_json)) is not None
+            {"id": tool.id, "function": {"name": tool.name, "arguments": arguments}}
+            for j, tool in enumerate(message.tool_calls)
+            if (arguments := _arguments(draft, index, j, tool.arguments_json)) is not None
         ]
     if message.tool_call_id:
         out["tool_call_id"] = message.tool_call_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.backends.openai_calls import OpenAICalls
 from atmosphere_grpc.backends.openai_request import chat_body, embed_body
 from atmosphere_grpc.backends.openai_schema import ModelCard
@@ -21,7 +22,7 @@ from atmosphere_grpc.domain import (
 )
 
 
-class OpenAIBackend:
+class OpenAIBackend(LanguageOnly):
     """One server of the OpenAI dialect.
 
     Args:

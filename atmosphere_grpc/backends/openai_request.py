@@ -93,12 +93,12 @@ def check_messages(draft: Draft, call: ChatCall) -> None:
     """Notes what the messages hold that the dialect has no place for."""
     for i, message in enumerate(call.messages):
         if message.name:
-            draft.allows(Parameter.NAME, f"messages[{i}].name")
+            draft.allows(Parameter.NAME, f"{call.path_of(i)}.name")
         for j, part in enumerate(message.parts):
             if isinstance(part, Image):
                 by_value = bool(part.data) or part.url.startswith("data:")
                 parameter = Parameter.IMAGE_DATA if by_value else Parameter.IMAGE_URL
-                draft.allows(parameter, f"messages[{i}].parts[{j}].image")
+                draft.allows(parameter, call.path_of(i, j))
 
 
 def put_sampling(draft: Draft, call: ChatCall) -> None:

@@ -20,10 +20,16 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="The model. Default: the integration's own.")
 ]
 Capability = Annotated[
-    str, typer.Option("--capability", "-c", help="chat or embed. Default: the router decides.")
+    str,
+    typer.Option(
+        "--capability",
+        "-c",
+        help="chat, generate, rag, vision, embed, classify or anomaly. Default: the router "
+        "decides.",
+    ),
 ]
 Kwargs = Annotated[
-    str, typer.Option("--kwargs", help="Further arguments, as a JSON object: prompt, system, …")
+    str, typer.Option("--kwargs", help="Further arguments, as a JSON object: prompt, data, …")
 ]
 
 
@@ -56,7 +62,13 @@ def execute(
         output.text(data.message.content)
     for embedding in data.embeddings:
         output.text(_vector(embedding))
+    for item in data.classifications:
+        output.text(f"{item.label} {item.score:.3f}")
+    for anomaly in data.anomalies:
+        if anomaly.is_anomaly:
+            output.text(f"row {anomaly.index}: {anomaly.score:.3f}")
     output.facts(
+        anomalous(data),
         f"{response.capability} on {data.integration_id} · {data.model}",
         f"{response.execution_time_ms:.0f} ms",
         usage(data.usage),
@@ -229,6 +241,15 @@ def usage(reported: chat_pb2.Usage) -> str:
         return ""
     about = "about " if reported.source == chat_pb2.USAGE_SOURCE_ESTIMATED else ""
     return f"{about}{reported.prompt_tokens} + {reported.completion_tokens} tokens"
+
+
+def anomalous(data: execution_pb2.ExecutionData) -> str:
+    """How many rows are anomalous, and over which score; empty where none was scored."""
+    if not data.anomalies:
+        return ""
+    count = sum(item.is_anomaly for item in data.anomalies)
+    over = f" (over {data.anomaly_threshold:.3g})" if data.HasField("anomaly_threshold") else ""
+    return f"{count} of {len(data.anomalies)} rows anomalous{over}"
 
 
 def finish(reason: chat_pb2.FinishReason.ValueType) -> str:

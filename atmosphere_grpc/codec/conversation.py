@@ -51,6 +51,12 @@ def check_messages(messages: Sequence[Message], path: str, faults: Faults) -> No
         _check_message(message, f"{path}[{i}]", faults)
 
 
+def check_image_url(url: str, path: str, faults: Faults) -> None:
+    """That an image's address is one that a backend can look at."""
+    if not url.startswith(IMAGE_SCHEMES):
+        faults.add(path, f"must begin with {', '.join(IMAGE_SCHEMES)}")
+
+
 def decode_sampling(message: chat_pb2.SamplingOptions, faults: Faults) -> Sampling:
     """How to sample; unset fields stay None."""
     sampling = Sampling(
@@ -179,8 +185,7 @@ def _part(part: chat_pb2.ContentPart, path: str, faults: Faults) -> str | Image:
 def _check_image(image: chat_pb2.Image, path: str, faults: Faults) -> None:
     match image.WhichOneof("source"):
         case "url":
-            if not image.url.startswith(IMAGE_SCHEMES):
-                faults.add(f"{path}.url", f"must begin with {', '.join(IMAGE_SCHEMES)}")
+            check_image_url(image.url, f"{path}.url", faults)
             if image.media_type:
                 faults.add(f"{path}.media_type", "goes with data only; leave it out")
         case "data":

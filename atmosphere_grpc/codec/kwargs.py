@@ -9,14 +9,16 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
-from atmosphere_grpc.codec.conversation import check_messages, check_sampling
+from atmosphere_grpc.codec.conversation import check_image_url, check_messages, check_sampling
 from atmosphere_grpc.codec.fields import Faults, kind, struct_to_dict
-from atmosphere_grpc.domain import Message, Sampling
+from atmosphere_grpc.domain import Image, Message, Sampling
 
 #: The arguments that say how to sample; they share their names with `SamplingOptions`.
 SAMPLING_KEYS = ("temperature", "top_p", "max_tokens", "stop", "seed")
 #: Keys of a message inside `messages`, as the original HTTP API had them.
 MESSAGE_KEYS = ("role", "content", "name")
+#: How a part of a message's content may look, in OpenAI's shape.
+PART_SHAPES = '{"type": "text", "text": …} or {"type": "image_url", "image_url": {"url": …}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Kwargs:
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     text: str | None = None
+    data: tuple[Any, ...] | None = None
     model: str = ""
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
@@ -130,18 +133,53 @@ def _message(path: str, value: Any, faults: Faults) -> Message | None:
     for name in value.keys() - set(MESSAGE_KEYS):
         known = ", ".join(MESSAGE_KEYS)
         faults.add(f"{path}.{name[:64]}", f"is unknown – known are {known}; Chat has more")
-    texts = {name: value.get(name, "") for name in MESSAGE_KEYS}
-    for name, text in texts.items():
+    given = {name: value.get(name, "") for name in MESSAGE_KEYS}
+    parts: tuple[str | Image, ...] = ()
+    if isinstance(given["content"], list):
+        parts = _parts(f"{path}.content", given.pop("content"), faults)
+    for name, text in given.items():
         if not isinstance(text, str):
-            faults.add(f"{path}.{name}", f"must be a text, not {kind(text)}")
+            more = " or a list of parts" if name == "content" else ""
+            faults.add(f"{path}.{name}", f"must be a text{more}, not {kind(text)}")
             return None
-    return Message(**texts)
+    return Message(**given, parts=parts)
+
+
+def _parts(path: str, value: list[Any], faults: Faults) -> tuple[str | Image, ...]:
+    """The parts of a message's content; a wrong one is told, and stands for itself."""
+    return tuple(_part(f"{path}[{i}]", item, faults) for i, item in enumerate(value))
+
+
+def _part(path: str, value: Any, faults: Faults) -> str | Image:
+    match value:
+        case {"type": "text", "text": str(text)} if len(value) == 2:
+            if not text:
+                faults.add(f"{path}.text", "must not be empty")
+            return text
+        case {"type": "image_url", "image_url": {"url": str(url)} as image} if (
+            len(value) == 2 and len(image) == 1
+        ):
+            check_image_url(url, f"{path}.image_url.url", faults)
+            return Image(url)
+    faults.add(path, f"must be {PART_SHAPES}, and hold nothing else")
+    return ""
+
+
+def _data(path: str, value: Any, faults: Faults) -> tuple[Any, ...]:
+    """A list; what it holds is for its capability to say."""
+    if not isinstance(value, list):
+        faults.add(path, f"must be a list of texts or of rows, not {kind(value)}")
+        return ()
+    if not value:
+        faults.add(path, "must not be empty")
+    return tuple(value)
 
 
 _READERS: dict[str, Callable[[str, Any, Faults], Any]] = {
     "prompt": _text,
     "messages": _messages,
     "text": _text,
+    "data": _data,
     "model": _text,
     "temperature": _number,
     "top_p": _number,

@@ -133,6 +133,7 @@ def decode_execute(
         prompt=kwargs.prompt,
         messages=kwargs.messages,
         text=kwargs.text,
+        data=kwargs.data,
         system=kwargs.system,
         sampling=merge_sampling(typed, kwargs, faults),
         sampling_fields=sampling_fields(typed, kwargs),

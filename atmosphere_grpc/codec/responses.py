@@ -12,11 +12,13 @@ from atmosphere_grpc.domain import (
     Answer,
     Attempt,
     ChatEvent,
+    Classifications,
     Completed,
     Delta,
     EmbedResult,
     ExecuteResult,
     FinishReason,
+    FittedResult,
     IntegrationState,
     IntegrationStatus,
     ListedModel,
@@ -114,25 +116,28 @@ def encode_chat(event: ChatEvent) -> chat_pb2.ChatResponse:
 
 def encode_execute(result: ExecuteResult, node_id: str) -> execution_pb2.ExecuteResponse:
     """What came of an intent."""
-    outcome = result.outcome
-    if isinstance(outcome, Answer):
-        data = execution_pb2.ExecutionData(
-            message=_message(outcome.message),
-            model=outcome.started.model,
-            usage=_usage(outcome.completed.usage),
-            finish_reason=_FINISH[outcome.completed.finish_reason],
-            integration_id=outcome.started.integration_id,
-            sources=_sources(outcome.completed.sources),
-        )
-        attempts = outcome.completed.attempts
-    else:
-        data = execution_pb2.ExecutionData(
-            model=outcome.embeddings.model,
-            usage=_usage(outcome.embeddings.usage),
-            embeddings=_embeddings(outcome),
-            integration_id=outcome.integration_id,
-        )
-        attempts = outcome.attempts
+    match result.outcome:
+        case Answer() as answer:
+            data = execution_pb2.ExecutionData(
+                message=_message(answer.message),
+                model=answer.started.model,
+                usage=_usage(answer.completed.usage),
+                finish_reason=_FINISH[answer.completed.finish_reason],
+                integration_id=answer.started.integration_id,
+                sources=_sources(answer.completed.sources),
+            )
+            attempts = answer.completed.attempts
+        case EmbedResult() as vectors:
+            data = execution_pb2.ExecutionData(
+                model=vectors.embeddings.model,
+                usage=_usage(vectors.embeddings.usage),
+                embeddings=_embeddings(vectors),
+                integration_id=vectors.integration_id,
+            )
+            attempts = vectors.attempts
+        case FittedResult() as fitted:
+            data = _fitted(fitted)
+            attempts = fitted.attempts
     return execution_pb2.ExecuteResponse(
         success=True,
         data=data,
@@ -322,6 +327,28 @@ def _sources(sources: tuple[Source, ...]) -> list[chat_pb2.Source]:
         )
         for source in sources
     ]
+
+
+def _fitted(result: FittedResult) -> execution_pb2.ExecutionData:
+    said = result.said
+    data = execution_pb2.ExecutionData(
+        model=said.model, usage=_usage(Usage()), integration_id=result.integration_id
+    )
+    if isinstance(said, Classifications):
+        data.classifications.extend(
+            execution_pb2.Classification(label=item.label, score=item.score, scores=item.scores)
+            for item in said.items
+        )
+        return data
+    data.anomalies.extend(
+        execution_pb2.Anomaly(
+            index=i, score=item.score, is_anomaly=item.is_anomaly, raw_score=item.raw_score
+        )
+        for i, item in enumerate(said.items)
+    )
+    if said.threshold is not None:
+        data.anomaly_threshold = said.threshold
+    return data
 
 
 def _embeddings(result: EmbedResult) -> list[execution_pb2.Embedding]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import (
@@ -27,7 +28,7 @@ INTEGRATION_ID = "embedded"
 DEFAULTS = Sampling(max_tokens=512, temperature=0.2)
 
 
-class EmbeddedBackend:
+class EmbeddedBackend(LanguageOnly):
     """The models of several children, under one integration.
 
     Args:

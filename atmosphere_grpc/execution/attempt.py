@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Container
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container
 from contextlib import aclosing
+from typing import TypeVar
 
-from atmosphere_grpc.backends import connected
+from atmosphere_grpc.backends import Backend, connected
 from atmosphere_grpc.domain import (
     Attempt,
     BackendEvent,
@@ -18,8 +19,6 @@ from atmosphere_grpc.domain import (
     ChatEvent,
     Completed,
     Delta,
-    EmbedCall,
-    Embeddings,
     Finished,
     FinishReason,
     NamedTool,
@@ -37,6 +36,14 @@ from atmosphere_grpc.integrations.endpoint import Endpoint
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.limiter import Turn
 
+T = TypeVar("T")
+
+#: What is waited for where an answer comes as a whole.
+WHOLE = {
+    Capability.EMBED: "the vectors",
+    Capability.CLASSIFY: "the labels",
+    Capability.ANOMALY: "the scores",
+}
 #: Connecting ends this much before the call's time, so that its own failure is the one told.
 CONNECT_MARGIN_S = 0.01
 
@@ -122,7 +129,7 @@ async def attempt_chat(
         async with aclosing(_its_turn(trial, turn, budget, pulse)) as waiting:
             async for progress in waiting:
                 yield progress
-        endpoint = trial.begin(Capability.CHAT, tried, call.session_id)
+        endpoint = trial.begin(route.capability, tried, call.session_id)
         limit = trial.first_token_limit(budget)
         with endpoint.call():
             async with aclosing(_warm(trial, endpoint, limit, pulse)) as waiting:
@@ -173,10 +180,25 @@ async def attempt_chat(
     )
 
 
-async def attempt_embed(
-    trial: Trial, call: EmbedCall, budget: Budget, tried: Container[Endpoint]
-) -> Embeddings:
-    """Turns texts into vectors on one backend.
+#: What asks a backend for an answer that comes as a whole: of a model, connecting within seconds.
+Ask = Callable[[Backend, str, float], Awaitable[T]]
+
+
+async def attempt_whole(
+    trial: Trial,
+    capability: Capability,
+    ask: Ask[T],
+    budget: Budget,
+    tried: Container[Endpoint],
+) -> T:
+    """Asks one backend for an answer that comes as a whole.
+
+    Args:
+        trial: Where.
+        capability: What is asked for.
+        ask: How.
+        budget: The call's time.
+        tried: The endpoints that failed before.
 
     Raises:
         Failure: The backend failed or the time was used up.
@@ -185,19 +207,17 @@ async def attempt_embed(
     with trial.integration.limiter.turn(caller.get()) as turn:
         async for _ in _its_turn(trial, turn, budget, silent):
             pass
-        endpoint = trial.begin(Capability.EMBED, tried)
+        endpoint = trial.begin(capability, tried)
         limit_s = trial.integration.spec.timeouts.first_token_s
-        what = f"the vectors of {trial.name}"
+        what = f"{WHOLE[capability]} of {trial.name}"
         limit = budget.within(Phase.FIRST_TOKEN, limit_s, what, share=trial.share)
         with endpoint.call():
             async for _ in _warm(trial, endpoint, limit, silent):
                 pass
             async with limit:
-                embeddings = await endpoint.backend.embed(
-                    trial.model, call, connect_s=trial.connect_s(budget)
-                )
+                answer = await ask(endpoint.backend, trial.model, trial.connect_s(budget))
         turn.done()
-    return embeddings
+    return answer
 
 
 async def _its_turn(

@@ -8,16 +8,25 @@ import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
+from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.domain import (
+    Anomalies,
+    AnomalyCall,
+    Attempt,
     Capability,
     ChatCall,
     ChatEvent,
+    Classifications,
+    ClassifyCall,
     Completed,
     EmbedCall,
+    Embeddings,
     EmbedResult,
     ExecuteCall,
     ExecuteResult,
+    FittedResult,
     IntegrationState,
     IntegrationStatus,
     ListedModel,
@@ -32,10 +41,10 @@ from atmosphere_grpc.domain import (
 )
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.assemble import Assembler
-from atmosphere_grpc.execution.attempt import attempt_chat, attempt_embed
+from atmosphere_grpc.execution.attempt import Ask, attempt_chat, attempt_whole
 from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings, Choice
 from atmosphere_grpc.execution.budget import Budget
-from atmosphere_grpc.execution.intent import as_chat, as_embed
+from atmosphere_grpc.execution.intent import as_call
 from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
@@ -43,6 +52,7 @@ from atmosphere_grpc.log import failed
 from atmosphere_grpc.routing.router import Candidate, capability_of, decide
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Failures of a request itself: what TestIntegration does not report as the integration's.
 CALLERS_FAULTS = frozenset(
@@ -87,6 +97,7 @@ class Execution:
         settings: AttemptSettings,
         pulse: Pulse,
         undo: Callable[[], None] | None = None,
+        capability: Capability = Capability.CHAT,
     ) -> AsyncGenerator[ChatEvent, None]:
         """A chat, attempt by attempt.
 
@@ -97,10 +108,11 @@ class Execution:
             pulse: What says that the call is alive.
             undo: Has what came so far forgotten, so that another attempt can begin anew; None
                 where it was sent on, so that none can.
+            capability: In which way a model chats.
         """
-        route = await self._decide(call.target, Capability.CHAT, budget)
+        route = await self._decide(call.target, capability, budget)
         choices = self._choices(call.target, route, settings)
-        attempts = Attempts(choices, Capability.CHAT, settings, budget)
+        attempts = Attempts(choices, capability, settings, budget)
         while True:
             trial = attempts.next()
             begun = False
@@ -128,29 +140,66 @@ class Execution:
 
     async def embed(self, call: EmbedCall, budget: Budget) -> EmbedResult:
         """Turns texts into vectors."""
-        route = await self._decide(call.target, Capability.EMBED, budget)
-        choices = self._choices(call.target, route, self.settings)
-        attempts = Attempts(choices, Capability.EMBED, self.settings, budget)
+
+        async def ask(backend: Backend, model: str, connect_s: float) -> Embeddings:
+            return await backend.embed(model, call, connect_s=connect_s)
+
+        return EmbedResult(*await self._whole(call.target, Capability.EMBED, ask, budget))
+
+    async def classify(self, call: ClassifyCall, budget: Budget) -> FittedResult:
+        """Gives texts labels."""
+
+        async def ask(backend: Backend, model: str, connect_s: float) -> Classifications:
+            return await backend.classify(model, call, connect_s=connect_s)
+
+        return FittedResult(*await self._whole(call.target, Capability.CLASSIFY, ask, budget))
+
+    async def anomalies(self, call: AnomalyCall, budget: Budget) -> FittedResult:
+        """Scores rows."""
+
+        async def ask(backend: Backend, model: str, connect_s: float) -> Anomalies:
+            return await backend.anomalies(model, call, connect_s=connect_s)
+
+        return FittedResult(*await self._whole(call.target, Capability.ANOMALY, ask, budget))
+
+    async def _whole(
+        self, target: Target, capability: Capability, ask: Ask[T], budget: Budget
+    ) -> tuple[T, str, RouteDecision, tuple[Attempt, ...]]:
+        """An answer that comes as a whole, attempt by attempt; who gave it, why, and the tries."""
+        route = await self._decide(target, capability, budget)
+        choices = self._choices(target, route, self.settings)
+        attempts = Attempts(choices, capability, self.settings, budget)
         while True:
             trial = attempts.next()
             try:
-                embeddings = await attempt_embed(trial, call, budget, attempts.tried)
+                answer = await attempt_whole(trial, capability, ask, budget, attempts.tried)
             except Failure as failure:
                 await asyncio.sleep(attempts.failed(trial, failure))
             else:
-                made = (*attempts.made, trial.ended())
-                return EmbedResult(embeddings, trial.integration.spec.id, route, made)
+                return answer, trial.integration.spec.id, route, (*attempts.made, trial.ended())
 
     async def execute(self, call: ExecuteCall, budget: Budget) -> ExecuteResult:
-        """Routes an intent and carries it out, as a chat or as an embedding."""
+        """Routes an intent and carries it out."""
         capability = capability_of(call.target, Capability.CHAT)
-        if capability is Capability.EMBED:
-            result = await self.embed(as_embed(call), budget)
-            return ExecuteResult(result, result.route, budget.elapsed_ms)
+        result: EmbedResult | FittedResult
+        match as_call(call, capability):
+            case EmbedCall() as embed:
+                result = await self.embed(embed, budget)
+                return ExecuteResult(result, result.route, budget.elapsed_ms)
+            case ClassifyCall() as classify:
+                result = await self.classify(classify, budget)
+                return ExecuteResult(result, result.route, budget.elapsed_ms)
+            case AnomalyCall() as anomaly:
+                result = await self.anomalies(anomaly, budget)
+                return ExecuteResult(result, result.route, budget.elapsed_ms)
+            case ChatCall() as made:
+                pass
         assembler = Assembler()
         # The caller sees nothing of an answer before it is whole: one that breaks off can be begun
         # anew.
-        chat = self._chat(as_chat(call), budget, self.settings, Pulse(budget), assembler.reset)
+        chat = self._chat(
+            made, budget, self.settings, Pulse(budget), assembler.reset, capability=capability
+        )
         async with aclosing(chat) as events:
             answer = await assembler.whole(events)
         return ExecuteResult(answer, answer.started.route, budget.elapsed_ms)
@@ -158,10 +207,7 @@ class Execution:
     async def route(self, call: ExecuteCall, budget: Budget) -> RouteDecision:
         """What `execute` would do with the same call."""
         capability = capability_of(call.target, Capability.CHAT)
-        if capability is Capability.EMBED:
-            as_embed(call)
-        else:
-            as_chat(call)
+        as_call(call, capability)
         return await self._decide(call.target, capability, budget)
 
     async def test(self, call: TestCall, budget: Budget) -> TestResult:
@@ -280,5 +326,6 @@ def _candidate(item: Integration, capability: Capability) -> Candidate:
         item.model_for(capability),
         item.lists_all_models(capability),
         item.status.error if state is IntegrationState.DOWN else "",
-        item.spec.advice if capability is Capability.CHAT else "",
+        item.spec.advice if capability.is_chat else "",
+        item.offers(capability),
     )

@@ -72,6 +72,8 @@ class Endpoint:
 
     def may_have(self, model: str, capability: Capability) -> bool:
         """Whether it can be asked for a model."""
+        if not self.backend.offers(capability):
+            return False
         listed = any(item.answers_to(model) for item in self.models)
         return listed or not self.backend.lists_all_models(capability)
 

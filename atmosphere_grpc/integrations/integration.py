@@ -99,7 +99,6 @@ class Integration:
         state = self.state
         shown = next((item for item in self.endpoints if item.state is state), self.endpoints[0])
         failure = None if state is IntegrationState.UP else shown.failure
-        capabilities = tuple(c.value for c in Capability if self.model_for(c))
         return IntegrationStatus(
             self.spec.id,
             self.spec.kind,
@@ -108,7 +107,7 @@ class Integration:
             last_probe=shown.last_probe,
             latency_ms=shown.latency_ms,
             default_model=self.model_for(Capability.CHAT),
-            capabilities=capabilities if self.models else (),
+            capabilities=tuple(item.value for item in Capability if self._shows(item)),
             error=failure.message if failure else "",
             reason=failure.reason if failure else None,
         )
@@ -122,6 +121,10 @@ class Integration:
     def lists_all_models(self, capability: Capability) -> bool:
         """Whether a model that none of its endpoints named can be ruled out."""
         return all(item.backend.lists_all_models(capability) for item in self.endpoints)
+
+    def offers(self, capability: Capability) -> bool:
+        """Whether one of its endpoints has a capability, as far as is known."""
+        return any(item.backend.offers(capability) for item in self.endpoints)
 
     def pick(
         self, model: str, capability: Capability, tried: Container[Endpoint], session_id: str = ""
@@ -168,16 +171,30 @@ class Integration:
 
     def model_for(self, capability: Capability) -> str:
         """The model for a request that names none; empty where there is no fitting one."""
+        fitting = [model for model in self.models if model.can(capability)]
+        if capability.is_fitted:  # each knows labels or features of its own: none is a default
+            return fitting[0].id if len(fitting) == 1 else ""
         spec = self.spec
-        configured = (
-            spec.default_model if capability is Capability.CHAT else spec.default_embed_model
-        )
-        if configured:
+        configured = spec.default_model if capability.is_chat else spec.default_embed_model
+        known = next((model for model in self.models if model.answers_to(configured)), None)
+        if configured and (capability is not Capability.VISION or not known or known in fitting):
             return configured
-        fitting = [model for model in self.models if can(model, capability)]
+        if capability is Capability.VISION:
+            fitting.sort(key=lambda model: model.accepts_images is not True)
         wanted = capability is Capability.EMBED
         by_name = [model.id for model in fitting if looks_like_embedding(model.id) is wanted]
         return next(iter([*by_name, *(model.id for model in fitting)]), "")
+
+    def _shows(self, capability: Capability) -> bool:
+        """Whether it is known to have a capability, and a model for it.
+
+        Fitted models may be in memory without being listed.
+        """
+        if not self.offers(capability):
+            return False
+        if capability.is_fitted:
+            return self.state is IntegrationState.UP
+        return bool(self.models and self.model_for(capability))
 
 
 #: Which state of its endpoints is an integration's.
@@ -195,11 +212,6 @@ async def _asked(endpoint: Endpoint, timeout_s: float) -> Failure | None:
     except Failure as failure:
         return failure
     return None
-
-
-def can(model: Model, capability: Capability) -> bool:
-    """Whether a model has a capability; true also where its server does not say."""
-    return not model.capabilities or capability.value in model.capabilities
 
 
 def looks_like_embedding(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from atmosphere_grpc.domain import (
+    OFFERED_BY,
     Capability,
     IntegrationState,
     Model,
@@ -15,7 +16,7 @@ from atmosphere_grpc.domain import (
     RouteMethod,
     Target,
 )
-from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.errors import Failure, Reason, Violation
 
 #: Which state is preferred among integrations that a request does not name.
 PREFERENCE = (
@@ -38,6 +39,7 @@ class Candidate:
         default: The model for a request that names none; empty for none.
         error: Why it is not usable.
         advice: What may be missing in its configuration for what it cannot do.
+        offers: Whether its kind of server has the capability at all, as far as is known.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Candidate:
     lists_all: bool = False
     error: str = ""
     advice: str = ""
+    offers: bool = True
 
     def lists(self, model: str) -> bool:
         """Whether it says that it has a model."""
@@ -70,7 +73,7 @@ class Candidate:
     def lacks(self, capability: Capability, model: str) -> bool:
         """Whether it is known that a model has no such capability."""
         found = next((item for item in self.models if item.answers_to(model)), None)
-        return bool(found and found.capabilities and capability.value not in found.capabilities)
+        return not self.offers or bool(found and not found.can(capability))
 
 
 def capability_of(target: Target, otherwise: Capability) -> Capability:
@@ -129,9 +132,12 @@ def decide(
         Failure: MODEL_NOT_FOUND, CAPABILITY_UNSUPPORTED, or BACKEND_UNAVAILABLE where
             no integration could say what it has.
     """
+    offering = [item for item in candidates if item.offers]
+    if candidates and not offering:
+        raise _not_offered(capability, candidates)
     # Among equals, those that are known to have the model come before those that may.
     ranked = sorted(
-        candidates,
+        offering,
         key=lambda item: (
             PREFERENCE.index(item.state),
             bool(target.model) and not item.lists(target.model),
@@ -187,7 +193,7 @@ def _decision(
 
 def _why(target: Target, capability: Capability, chosen: Candidate) -> str:
     """Why an integration that the request does not name was chosen."""
-    fits = f"can {capability.value}"
+    fits = f"can {capability.verb}"
     if target.model:
         fits = "has it" if chosen.lists(target.model) else "may have it"
     if chosen.state is IntegrationState.UP:
@@ -211,6 +217,8 @@ def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
 
 
 def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidate]) -> Failure:
+    if capability.is_fitted and any(item.state is IntegrationState.UP for item in asked):
+        return _name_a_fitted_one(target, capability, asked)
     if not any(item.models for item in asked):
         return Failure(Reason.BACKEND_UNAVAILABLE, _why_none(asked))
     what = (
@@ -223,7 +231,37 @@ def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidat
         advice += ", but it may have others: name one in model"
     if remedies := [item.advice for item in asked if item.advice]:
         advice += f"; {remedies[0]}"
-    return Failure(Reason.CAPABILITY_UNSUPPORTED, f"{what} cannot {capability.value}; {advice}")
+    return Failure(Reason.CAPABILITY_UNSUPPORTED, f"{what} cannot {capability.verb}; {advice}")
+
+
+def _not_offered(capability: Capability, asked: Sequence[Candidate]) -> Failure:
+    who = _named(item.id for item in asked)
+    remedy = OFFERED_BY.get(capability, "ListIntegrations shows what each one can do")
+    return Failure(Reason.CAPABILITY_UNSUPPORTED, f"{who} cannot {capability.verb}; {remedy}")
+
+
+def _name_a_fitted_one(
+    target: Target, capability: Capability, asked: Sequence[Candidate]
+) -> Failure:
+    """Of fitted models none is a default, unless it is the only one."""
+    fitted = [model.id for item in asked for model in item.models if model.can(capability)]
+    if target.model:
+        what = f'model "{target.model[:128]}" cannot {capability.verb}'
+        known = f"those fitted for it are {', '.join(fitted[:10])}" if fitted else "fit one for it"
+        return Failure(Reason.CAPABILITY_UNSUPPORTED, f"{what}; {known} in LlamaFarm")
+    if not fitted:
+        return Failure(
+            Reason.MODEL_NOT_FOUND,
+            f"{_named(item.id for item in asked)} has no model that was fitted to "
+            f"{capability.verb} – fit one in LlamaFarm, or name one in model that is in its memory",
+        )
+    return Failure.invalid(
+        Violation(
+            "model",
+            f'is required for capability "{capability.value}" where more than one was fitted; '
+            f"known are {', '.join(fitted[:10])}",
+        )
+    )
 
 
 def _why_none(asked: Sequence[Candidate]) -> str:

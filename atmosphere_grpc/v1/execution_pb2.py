@@ -27,51 +27,59 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"atmosphere_grpc/v1/execution.proto\x12\ratmosphere.v1\x1a\x1d\x61tmosphere_grpc/v1/chat.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x01\n\x0e\x45xecuteRequest\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\ncapability\x18\x03 \x01(\t\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.atmosphere.v1.SamplingOptions\x12\r\n\x05route\x18\x07 \x01(\t\"\xe5\x01\n\x0f\x45xecuteResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12*\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x1c.atmosphere.v1.ExecutionData\x12\x19\n\x11\x65xecution_time_ms\x18\x03 \x01(\x01\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x12\n\ncapability\x18\x05 \x01(\t\x12+\n\x05route\x18\x06 \x01(\x0b\x32\x1c.atmosphere.v1.RouteDecision\x12(\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x16.atmosphere.v1.Attempt\"\x8e\x02\n\rExecutionData\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.atmosphere.v1.Message\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.atmosphere.v1.Usage\x12\x32\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1b.atmosphere.v1.FinishReason\x12,\n\nembeddings\x18\x05 \x03(\x0b\x32\x18.atmosphere.v1.Embedding\x12\x16\n\x0eintegration_id\x18\x06 \x01(\t\x12&\n\x07sources\x18\x07 \x03(\x0b\x32\x15.atmosphere.v1.Source\"O\n\x16TestIntegrationRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\xce\x01\n\x17TestIntegrationResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x12\n\nmodel_used\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x06 \x01(\t\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.atmosphere.v1.Usage\"R\n\x11ListModelsRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x89\x01\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.atmosphere.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\x0bunavailable\x18\x03 \x03(\x0b\x32\x1f.atmosphere.v1.IntegrationError\"\xd2\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.atmosphere.v1.ModelState\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\"O\n\x10IntegrationError\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\"l\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x03(\t\x12\x16\n\x0eintegration_id\x18\x03 \x01(\t\x12\x17\n\ndimensions\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\xb3\x01\n\rEmbedResponse\x12,\n\nembeddings\x18\x01 \x03(\x0b\x32\x18.atmosphere.v1.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.atmosphere.v1.Usage\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12(\n\x08\x61ttempts\x18\x05 \x03(\x0b\x32\x16.atmosphere.v1.Attempt\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x17ListIntegrationsRequest\"L\n\x18ListIntegrationsResponse\x12\x30\n\x0cintegrations\x18\x01 \x03(\x0b\x32\x1a.atmosphere.v1.Integration\"\x80\x02\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.atmosphere.v1.IntegrationState\x12.\n\nlast_probe\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12\x15\n\rdefault_model\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x07 \x03(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\t \x01(\t\x12\x11\n\tendpoints\x18\n \x03(\t\"\xc3\x01\n\x0cRouteRequest\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\ncapability\x18\x03 \x01(\t\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.atmosphere.v1.SamplingOptions\x12\r\n\x05route\x18\x07 \x01(\t\"<\n\rRouteResponse\x12+\n\x05route\x18\x01 \x01(\x0b\x32\x1c.atmosphere.v1.RouteDecision*\\\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x16\n\x12MODEL_STATE_LOADED\x10\x02*\x8b\x01\n\x10IntegrationState\x12!\n\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INTEGRATION_STATE_UP\x10\x01\x12\x1a\n\x16INTEGRATION_STATE_DOWN\x10\x02\x12\x1e\n\x1aINTEGRATION_STATE_STARTING\x10\x03\x32\xba\x04\n\tExecution\x12H\n\x07\x45xecute\x12\x1d.atmosphere.v1.ExecuteRequest\x1a\x1e.atmosphere.v1.ExecuteResponse\x12`\n\x0fTestIntegration\x12%.atmosphere.v1.TestIntegrationRequest\x1a&.atmosphere.v1.TestIntegrationResponse\x12Q\n\nListModels\x12 .atmosphere.v1.ListModelsRequest\x1a!.atmosphere.v1.ListModelsResponse\x12\x41\n\x04\x43hat\x12\x1a.atmosphere.v1.ChatRequest\x1a\x1b.atmosphere.v1.ChatResponse0\x01\x12\x42\n\x05\x45mbed\x12\x1b.atmosphere.v1.EmbedRequest\x1a\x1c.atmosphere.v1.EmbedResponse\x12\x63\n\x10ListIntegrations\x12&.atmosphere.v1.ListIntegrationsRequest\x1a\'.atmosphere.v1.ListIntegrationsResponse\x12\x42\n\x05Route\x12\x1b.atmosphere.v1.RouteRequest\x1a\x1c.atmosphere.v1.RouteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"atmosphere_grpc/v1/execution.proto\x12\ratmosphere.v1\x1a\x1d\x61tmosphere_grpc/v1/chat.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x01\n\x0e\x45xecuteRequest\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\ncapability\x18\x03 \x01(\t\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.atmosphere.v1.SamplingOptions\x12\r\n\x05route\x18\x07 \x01(\t\"\xe5\x01\n\x0f\x45xecuteResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12*\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x1c.atmosphere.v1.ExecutionData\x12\x19\n\x11\x65xecution_time_ms\x18\x03 \x01(\x01\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x12\n\ncapability\x18\x05 \x01(\t\x12+\n\x05route\x18\x06 \x01(\x0b\x32\x1c.atmosphere.v1.RouteDecision\x12(\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x16.atmosphere.v1.Attempt\"\xa7\x03\n\rExecutionData\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.atmosphere.v1.Message\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.atmosphere.v1.Usage\x12\x32\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1b.atmosphere.v1.FinishReason\x12,\n\nembeddings\x18\x05 \x03(\x0b\x32\x18.atmosphere.v1.Embedding\x12\x16\n\x0eintegration_id\x18\x06 \x01(\t\x12&\n\x07sources\x18\x07 \x03(\x0b\x32\x15.atmosphere.v1.Source\x12\x36\n\x0f\x63lassifications\x18\x08 \x03(\x0b\x32\x1d.atmosphere.v1.Classification\x12)\n\tanomalies\x18\t \x03(\x0b\x32\x16.atmosphere.v1.Anomaly\x12\x1e\n\x11\x61nomaly_threshold\x18\n \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_anomaly_threshold\"\x98\x01\n\x0e\x43lassification\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x39\n\x06scores\x18\x03 \x03(\x0b\x32).atmosphere.v1.Classification.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"N\n\x07\x41nomaly\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x12\n\nis_anomaly\x18\x03 \x01(\x08\x12\x11\n\traw_score\x18\x04 \x01(\x01\"O\n\x16TestIntegrationRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\xce\x01\n\x17TestIntegrationResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x12\n\nmodel_used\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x06 \x01(\t\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.atmosphere.v1.Usage\"R\n\x11ListModelsRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x89\x01\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.atmosphere.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\x0bunavailable\x18\x03 \x03(\x0b\x32\x1f.atmosphere.v1.IntegrationError\"\xd2\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.atmosphere.v1.ModelState\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\"O\n\x10IntegrationError\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\"l\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x03(\t\x12\x16\n\x0eintegration_id\x18\x03 \x01(\t\x12\x17\n\ndimensions\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\xb3\x01\n\rEmbedResponse\x12,\n\nembeddings\x18\x01 \x03(\x0b\x32\x18.atmosphere.v1.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.atmosphere.v1.Usage\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12(\n\x08\x61ttempts\x18\x05 \x03(\x0b\x32\x16.atmosphere.v1.Attempt\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x17ListIntegrationsRequest\"L\n\x18ListIntegrationsResponse\x12\x30\n\x0cintegrations\x18\x01 \x03(\x0b\x32\x1a.atmosphere.v1.Integration\"\x80\x02\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.atmosphere.v1.IntegrationState\x12.\n\nlast_probe\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12\x15\n\rdefault_model\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x07 \x03(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\t \x01(\t\x12\x11\n\tendpoints\x18\n \x03(\t\"\xc3\x01\n\x0cRouteRequest\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\ncapability\x18\x03 \x01(\t\x12\x16\n\x0eintegration_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.atmosphere.v1.SamplingOptions\x12\r\n\x05route\x18\x07 \x01(\t\"<\n\rRouteResponse\x12+\n\x05route\x18\x01 \x01(\x0b\x32\x1c.atmosphere.v1.RouteDecision*\\\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x16\n\x12MODEL_STATE_LOADED\x10\x02*\x8b\x01\n\x10IntegrationState\x12!\n\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INTEGRATION_STATE_UP\x10\x01\x12\x1a\n\x16INTEGRATION_STATE_DOWN\x10\x02\x12\x1e\n\x1aINTEGRATION_STATE_STARTING\x10\x03\x32\xba\x04\n\tExecution\x12H\n\x07\x45xecute\x12\x1d.atmosphere.v1.ExecuteRequest\x1a\x1e.atmosphere.v1.ExecuteResponse\x12`\n\x0fTestIntegration\x12%.atmosphere.v1.TestIntegrationRequest\x1a&.atmosphere.v1.TestIntegrationResponse\x12Q\n\nListModels\x12 .atmosphere.v1.ListModelsRequest\x1a!.atmosphere.v1.ListModelsResponse\x12\x41\n\x04\x43hat\x12\x1a.atmosphere.v1.ChatRequest\x1a\x1b.atmosphere.v1.ChatResponse0\x01\x12\x42\n\x05\x45mbed\x12\x1b.atmosphere.v1.EmbedRequest\x1a\x1c.atmosphere.v1.EmbedResponse\x12\x63\n\x10ListIntegrations\x12&.atmosphere.v1.ListIntegrationsRequest\x1a\'.atmosphere.v1.ListIntegrationsResponse\x12\x42\n\x05Route\x12\x1b.atmosphere.v1.RouteRequest\x1a\x1c.atmosphere.v1.RouteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'atmosphere_grpc.v1.execution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=2605
-  _globals['_MODELSTATE']._serialized_end=2697
-  _globals['_INTEGRATIONSTATE']._serialized_start=2700
-  _globals['_INTEGRATIONSTATE']._serialized_end=2839
+  _globals['_CLASSIFICATION_SCORESENTRY']._loaded_options = None
+  _globals['_CLASSIFICATION_SCORESENTRY']._serialized_options = b'8\001'
+  _globals['_MODELSTATE']._serialized_start=2993
+  _globals['_MODELSTATE']._serialized_end=3085
+  _globals['_INTEGRATIONSTATE']._serialized_start=3088
+  _globals['_INTEGRATIONSTATE']._serialized_end=3227
   _globals['_EXECUTEREQUEST']._serialized_start=148
   _globals['_EXECUTEREQUEST']._serialized_end=345
   _globals['_EXECUTERESPONSE']._serialized_start=348
   _globals['_EXECUTERESPONSE']._serialized_end=577
   _globals['_EXECUTIONDATA']._serialized_start=580
-  _globals['_EXECUTIONDATA']._serialized_end=850
-  _globals['_TESTINTEGRATIONREQUEST']._serialized_start=852
-  _globals['_TESTINTEGRATIONREQUEST']._serialized_end=931
-  _globals['_TESTINTEGRATIONRESPONSE']._serialized_start=934
-  _globals['_TESTINTEGRATIONRESPONSE']._serialized_end=1140
-  _globals['_LISTMODELSREQUEST']._serialized_start=1142
-  _globals['_LISTMODELSREQUEST']._serialized_end=1224
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1227
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1364
-  _globals['_MODEL']._serialized_start=1367
-  _globals['_MODEL']._serialized_end=1577
-  _globals['_INTEGRATIONERROR']._serialized_start=1579
-  _globals['_INTEGRATIONERROR']._serialized_end=1658
-  _globals['_EMBEDREQUEST']._serialized_start=1660
-  _globals['_EMBEDREQUEST']._serialized_end=1768
-  _globals['_EMBEDRESPONSE']._serialized_start=1771
-  _globals['_EMBEDRESPONSE']._serialized_end=1950
-  _globals['_EMBEDDING']._serialized_start=1952
-  _globals['_EMBEDDING']._serialized_end=1979
-  _globals['_LISTINTEGRATIONSREQUEST']._serialized_start=1981
-  _globals['_LISTINTEGRATIONSREQUEST']._serialized_end=2006
-  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_start=2008
-  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_end=2084
-  _globals['_INTEGRATION']._serialized_start=2087
-  _globals['_INTEGRATION']._serialized_end=2343
-  _globals['_ROUTEREQUEST']._serialized_start=2346
-  _globals['_ROUTEREQUEST']._serialized_end=2541
-  _globals['_ROUTERESPONSE']._serialized_start=2543
-  _globals['_ROUTERESPONSE']._serialized_end=2603
-  _globals['_EXECUTION']._serialized_start=2842
-  _globals['_EXECUTION']._serialized_end=3412
+  _globals['_EXECUTIONDATA']._serialized_end=1003
+  _globals['_CLASSIFICATION']._serialized_start=1006
+  _globals['_CLASSIFICATION']._serialized_end=1158
+  _globals['_CLASSIFICATION_SCORESENTRY']._serialized_start=1113
+  _globals['_CLASSIFICATION_SCORESENTRY']._serialized_end=1158
+  _globals['_ANOMALY']._serialized_start=1160
+  _globals['_ANOMALY']._serialized_end=1238
+  _globals['_TESTINTEGRATIONREQUEST']._serialized_start=1240
+  _globals['_TESTINTEGRATIONREQUEST']._serialized_end=1319
+  _globals['_TESTINTEGRATIONRESPONSE']._serialized_start=1322
+  _globals['_TESTINTEGRATIONRESPONSE']._serialized_end=1528
+  _globals['_LISTMODELSREQUEST']._serialized_start=1530
+  _globals['_LISTMODELSREQUEST']._serialized_end=1612
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1615
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1752
+  _globals['_MODEL']._serialized_start=1755
+  _globals['_MODEL']._serialized_end=1965
+  _globals['_INTEGRATIONERROR']._serialized_start=1967
+  _globals['_INTEGRATIONERROR']._serialized_end=2046
+  _globals['_EMBEDREQUEST']._serialized_start=2048
+  _globals['_EMBEDREQUEST']._serialized_end=2156
+  _globals['_EMBEDRESPONSE']._serialized_start=2159
+  _globals['_EMBEDRESPONSE']._serialized_end=2338
+  _globals['_EMBEDDING']._serialized_start=2340
+  _globals['_EMBEDDING']._serialized_end=2367
+  _globals['_LISTINTEGRATIONSREQUEST']._serialized_start=2369
+  _globals['_LISTINTEGRATIONSREQUEST']._serialized_end=2394
+  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_start=2396
+  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_end=2472
+  _globals['_INTEGRATION']._serialized_start=2475
+  _globals['_INTEGRATION']._serialized_end=2731
+  _globals['_ROUTEREQUEST']._serialized_start=2734
+  _globals['_ROUTEREQUEST']._serialized_end=2929
+  _globals['_ROUTERESPONSE']._serialized_start=2931
+  _globals['_ROUTERESPONSE']._serialized_end=2991
+  _globals['_EXECUTION']._serialized_start=3230
+  _globals['_EXECUTION']._serialized_end=3800
 # @@protoc_insertion_point(module_scope)

@@ -88,33 +88,43 @@ class ExecuteRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
-    """What is wanted, in plain words. It is also the prompt (capability `chat`)
-    or the text (capability `embed`), unless `kwargs` has one. Required unless
-    `kwargs` has one.
+    """What is wanted, in plain words. It is also the prompt (capabilities `chat`,
+    `generate` and `rag`) or the text (`embed` and `classify`), unless `kwargs`
+    has one. Required unless `kwargs` has one.
     """
     capability: _builtins.str
-    """The capability: `chat` or `embed`. Unset: the router decides."""
+    """The capability: `chat`; `generate`, a chat of one prompt; `rag`, a chat
+    over a LlamaFarm project's documents; `vision`, a chat with an image in
+    `kwargs.messages`; `embed`; `classify` and `anomaly`, by a model that was
+    fitted in LlamaFarm. Unset: the router decides.
+    """
     integration_id: _builtins.str
     """The integration. Unset: the first usable one."""
     model: _builtins.str
-    """The model. Unset: that of the route, else the integration's default."""
+    """The model. Unset: that of the route, else the integration's default; with
+    `classify` and `anomaly`, the one that was fitted, where there is only one.
+    """
     route: _builtins.str
     """The route, by its configured or built-in name. Unset: the router decides.
-    It brings its own capability, integration and model; one that is also
-    named here must fit, and holds.
+    It brings its own capability, integration and model. An integration or a
+    model that is named here too holds; a capability must be the route's.
     """
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
         """Named arguments, as in the original HTTP API: `prompt, messages, text,
         model, temperature, top_p, max_tokens, stop, seed, system` and `extra` (an
-        object, passed on to the backend as it is). An unknown name, a name that
-        the capability has no use for, and a value that a typed field also gives
-        are INVALID_ARGUMENT.
+        object, passed on to the backend as it is). The content of a message may be
+        a list of parts: `{type: "text", text}` and `{type: "image_url",
+        image_url: {url}}`. Beside them `data`: with `classify` a list of 1 to 2048
+        texts, none empty; with `anomaly` a list of at least one row, each a list
+        of numbers (all of one length) or each an object. An unknown name, a name
+        that the capability has no use for, and a value that a typed field also
+        gives are INVALID_ARGUMENT.
         """
 
     @_builtins.property
     def sampling(self) -> _chat_pb2.SamplingOptions:
-        """How to sample. Only for `chat`."""
+        """How to sample. Only for `chat`, `generate`, `rag` and `vision`."""
 
     def __init__(
         self,
@@ -200,19 +210,26 @@ class ExecutionData(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     INTEGRATION_ID_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    CLASSIFICATIONS_FIELD_NUMBER: _builtins.int
+    ANOMALIES_FIELD_NUMBER: _builtins.int
+    ANOMALY_THRESHOLD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered, as the backend names it."""
     finish_reason: _chat_pb2.FinishReason.ValueType
-    """Why the answer ended. Set for `chat`."""
+    """Why the answer ended. Set with `message`."""
     integration_id: _builtins.str
     """The integration that answered."""
+    anomaly_threshold: _builtins.float
+    """The score above which a row is anomalous, in the unit of `Anomaly.score`.
+    Set for `anomaly`, unless the backend does not say.
+    """
     @_builtins.property
     def message(self) -> _chat_pb2.Message:
-        """The answer. Set for `chat`."""
+        """The answer. Set for `chat`, `generate`, `rag` and `vision`."""
 
     @_builtins.property
     def usage(self) -> _chat_pb2.Usage:
-        """What it cost."""
+        """What it cost. MISSING for `classify` and `anomaly`, which use no tokens."""
 
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
@@ -221,6 +238,18 @@ class ExecutionData(_message.Message):
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Source]:
         """What the backend retrieved and gave the model, where it says so."""
+
+    @_builtins.property
+    def classifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classification]:
+        """What the texts were classified as, one a text, in the order of the request:
+        1 to 2048. Set for `classify`.
+        """
+
+    @_builtins.property
+    def anomalies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Anomaly]:
+        """How anomalous the rows are, one a row, in the order of the request. Set for
+        `anomaly`.
+        """
 
     def __init__(
         self,
@@ -232,14 +261,107 @@ class ExecutionData(_message.Message):
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         integration_id: _builtins.str = ...,
         sources: _abc.Iterable[_chat_pb2.Source] | None = ...,
+        classifications: _abc.Iterable[Global___Classification] | None = ...,
+        anomalies: _abc.Iterable[Global___Anomaly] | None = ...,
+        anomaly_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_threshold", b"_anomaly_threshold", "anomaly_threshold", b"anomaly_threshold", "message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "finish_reason", b"finish_reason", "integration_id", b"integration_id", "message", b"message", "model", b"model", "sources", b"sources", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_threshold", b"_anomaly_threshold", "anomalies", b"anomalies", "anomaly_threshold", b"anomaly_threshold", "classifications", b"classifications", "embeddings", b"embeddings", "finish_reason", b"finish_reason", "integration_id", b"integration_id", "message", b"message", "model", b"model", "sources", b"sources", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__anomaly_threshold: _TypeAlias = _typing.Literal["anomaly_threshold"]  # noqa: Y015
+    _WhichOneofArgType__anomaly_threshold: _TypeAlias = _typing.Literal["_anomaly_threshold", b"_anomaly_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__anomaly_threshold) -> _WhichOneofReturnType__anomaly_threshold | None: ...
+
+Global___ExecutionData: _TypeAlias = ExecutionData  # noqa: Y015
+
+@_typing.final
+class Classification(_message.Message):
+    """What a text was classified as."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ScoresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The label, one of those that the classifier was fitted with."""
+    score: _builtins.float
+    """How sure the classifier is of it, as a share of 1."""
+    @_builtins.property
+    def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The score of each label, by label. Empty: the backend does not say."""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        score: _builtins.float = ...,
+        scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExecutionData: _TypeAlias = ExecutionData  # noqa: Y015
+Global___Classification: _TypeAlias = Classification  # noqa: Y015
+
+@_typing.final
+class Anomaly(_message.Message):
+    """How anomalous a row is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    IS_ANOMALY_FIELD_NUMBER: _builtins.int
+    RAW_SCORE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which row of the request, counted from 0."""
+    score: _builtins.float
+    """How anomalous it is: the higher, the more. 0 to 1, unless another
+    normalization than `standardization` is asked for or the model has it.
+    """
+    is_anomaly: _builtins.bool
+    """Whether that is over the threshold."""
+    raw_score: _builtins.float
+    """The detector's own score, on a scale of its own."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        score: _builtins.float = ...,
+        is_anomaly: _builtins.bool = ...,
+        raw_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_anomaly", b"is_anomaly", "raw_score", b"raw_score", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Anomaly: _TypeAlias = Anomaly  # noqa: Y015
 
 @_typing.final
 class TestIntegrationRequest(_message.Message):
@@ -424,7 +546,10 @@ class Model(_message.Message):
     """What it is, for people. Unset: the backend does not say."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do: `chat`, `embed`, `vision`. Empty: the backend does not say."""
+        """What it can do: `chat` (and so `generate` and `rag`), `embed`, `vision`,
+        `classify`, `anomaly`. Empty: the backend does not say, and it may chat or
+        embed.
+        """
 
     def __init__(
         self,
@@ -662,7 +787,9 @@ class Integration(_message.Message):
 
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do: `chat`, `embed`. Empty: not known yet."""
+        """What it can do, as requests name it. `classify` and `anomaly` are among it
+        where models can be fitted for them, fitted or not. Empty: not known yet.
+        """
 
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -710,7 +837,7 @@ class RouteRequest(_message.Message):
     integration_id: _builtins.str
     """The integration. Unset: the first usable one."""
     model: _builtins.str
-    """The model. Unset: that of the route, else the integration's default."""
+    """The model. Unset: as in ExecuteRequest."""
     route: _builtins.str
     """The route. Unset: the router decides."""
     @_builtins.property
@@ -719,7 +846,7 @@ class RouteRequest(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _chat_pb2.SamplingOptions:
-        """How to sample. Only for `chat`."""
+        """How to sample. Only for `chat`, `generate`, `rag` and `vision`."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.fakes import chunks
+from tests.fakes.fitted import Fitted
 from tests.fakes.openai import OpenAI
 from tests.fakes.reply import Reply
 from tests.fakes.request import Request
@@ -65,7 +66,7 @@ def failed_midway(*tokens: str) -> Reply:
 
 
 class LlamaFarm:
-    """Answers a project's chat and models, embeddings, disk cache, health, and its web app.
+    """Answers chat, models, embeddings, what is fitted, disk cache, health, and its web app.
 
     Attributes:
         conversations: The messages of each session: a request without `X-No-Session` has one.
@@ -85,6 +86,9 @@ class LlamaFarm:
         thinking: What the model thinks: within the text of a stream, beside a whole answer.
         retrieved: What is found, told in an event of its own to who asks for it. How that is
             called and what it holds is not known.
+        classifiers: The labels of each classifier of the runtime's.
+        detectors: How each anomaly detector of the runtime's detects.
+        loaded: Which of the latter two are in memory; None: all.
     """
 
     def __init__(
@@ -101,6 +105,9 @@ class LlamaFarm:
         ill: Sequence[str] = (),
         thinking: str = "",
         retrieved: Sequence[Mapping[str, Any]] = (),
+        classifiers: Mapping[str, Sequence[str]] | None = None,
+        detectors: Mapping[str, str] | None = None,
+        loaded: Sequence[str] | None = None,
     ) -> None:
         self.conversations: dict[str, list[Any]] = {}
         self.status = status
@@ -114,6 +121,7 @@ class LlamaFarm:
         self._thinking = thinking
         self._retrieved = list(retrieved)
         self._openai = OpenAI(tokens, reports_usage=False)
+        self.fitted = Fitted("/v1/ml", classifiers=classifiers, detectors=detectors, loaded=loaded)
 
     def __call__(self, request: Request) -> Reply:
         """The answer to a request."""
@@ -131,6 +139,10 @@ class LlamaFarm:
             return self.chat(request) if post else NOT_ALLOWED
         if path == "/v1/nlp/embeddings" and not self._old:
             return self._embed(request) if post else NOT_ALLOWED
+        if path.startswith("/v1/ml/") and not self._old:
+            if not self._runtime_up:  # as in the first version; later ones list what is on disk
+                return Reply.json({"detail": RUNTIME_DOWN}, 503)
+            return self.fitted(request) or NOT_FOUND
         if post:
             return NOT_FOUND
         if found := NAMESPACE.fullmatch(path):
@@ -183,8 +195,7 @@ class LlamaFarm:
 
     def _embed(self, request: Request) -> Reply:
         if not self._runtime_up:
-            detail = "Universal Runtime not available at http://127.0.0.1:11540."
-            return Reply.json({"detail": detail}, 503)
+            return Reply.json({"detail": RUNTIME_DOWN}, 503)
         return self._openai.embed(request.json)
 
     def _list_files(self) -> Reply:
@@ -229,6 +240,7 @@ class LlamaFarm:
         return Reply.json({"total": len(rows), "models": rows})
 
 
+RUNTIME_DOWN = "Universal Runtime not available at http://127.0.0.1:11540."
 NOT_FOUND = Reply.json({"detail": "Not Found"}, 404)
 NOT_ALLOWED = Reply.json({"detail": "Method Not Allowed"}, 405)
 

@@ -5,10 +5,11 @@ Derived from its source (`runtimes/universal/routers`), not observed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.fakes import chunks
+from tests.fakes.fitted import Fitted
 from tests.fakes.openai import OpenAI
 from tests.fakes.reply import Reply
 from tests.fakes.request import Request
@@ -20,7 +21,7 @@ MAX_TOKENS = 512
 
 
 class Runtime:
-    """Answers chat, embeddings, the loaded models and health. Derived from source, not observed.
+    """Answers chat, embeddings, models, what is fitted, health. Derived from source, not observed.
 
     Args:
         tokens: What each chat is answered with.
@@ -28,6 +29,8 @@ class Runtime:
             for them, such as `language:org/model:ctxauto:quantdefault`.
         context: How many characters a prompt may have.
         thinking: What a whole answer says it thought, in a field at its top.
+        classifiers: The labels of each classifier.
+        detectors: How each anomaly detector detects.
     """
 
     def __init__(
@@ -37,7 +40,10 @@ class Runtime:
         loaded: Sequence[str] = (),
         context: int = 10_000,
         thinking: str = "",
+        classifiers: Mapping[str, Sequence[str]] | None = None,
+        detectors: Mapping[str, str] | None = None,
     ) -> None:
+        self.fitted = Fitted("/v1", classifiers=classifiers, detectors=detectors, old=True)
         self.loaded = tuple(loaded)
         self._context = context
         self._thinking = thinking
@@ -60,7 +66,7 @@ class Runtime:
                 health = {"status": "healthy", "device": {"platform": "Linux", "device": "cpu"}}
                 process = {"timestamp": "2026-01-01T00:00:00", "pid": 7}
                 return Reply.json({**health, "loaded_models": list(self.loaded), **process})
-        return Reply.json({"detail": "Not Found"}, 404)
+        return self.fitted(request) or Reply.json({"detail": "Not Found"}, 404)
 
     def chat(self, body: Any) -> Reply:
         """The answer to `/chat/completions`; `model` is required, as a framework's 422 says."""

@@ -940,17 +940,17 @@ async def test_a_listing_that_is_cancelled_closes_the_servers_socket(path: str) 
     async with farm() as (fake, backend):
         fake.script(path, Reply.raw(Stall()))
         listing = asyncio.create_task(backend.models())
-        await fake.arrived_at(path)
-        await cancelled(listing, fake)
+        stalled = await fake.arrived_at(path)
+        await cancelled(listing, fake, fake.requests.index(stalled))
 
 
-async def cancelled(task: asyncio.Task[Any], fake: FakeServer) -> None:
-    """Cancels what waits for the last request; the server must notice at once."""
+async def cancelled(task: asyncio.Task[Any], fake: FakeServer, index: int = -1) -> None:
+    """Cancels what waits for a request, the last one; the server must notice at once."""
     task.cancel()
     cancelled_at = asyncio.get_running_loop().time()
     with pytest.raises(asyncio.CancelledError):
         await soon(task)
-    assert await fake.client_gone() - cancelled_at < PROMPT_S
+    assert await fake.client_gone(index) - cancelled_at < PROMPT_S
 
 
 async def test_a_chat_that_is_closed_stops_the_server() -> None:

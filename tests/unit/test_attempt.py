@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import (
     BackendEvent,
     Begun,
@@ -42,7 +43,7 @@ TEXT = Delta("I cannot know.")
 CALL = Delta(tool_calls=(ToolCallDelta(0, "1", "weather", "{}"),))
 
 
-class Scripted:
+class Scripted(LanguageOnly):
     """A backend that says what it is told to."""
 
     endpoints = ("a:1",)

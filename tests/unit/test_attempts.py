@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from atmosphere_grpc.backends import Backend
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import Capability, IntegrationState
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.attempts import (
@@ -20,7 +21,7 @@ from atmosphere_grpc.execution.budget import Budget, Deadlines
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
 
 
-class Server:
+class Server(LanguageOnly):
     def __init__(self, address: str) -> None:
         self.endpoints = (address,)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atmosphere_grpc.backends import Backend
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import Capability, IntegrationState, Model
 from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.integrations import breaker as breakers
@@ -21,7 +22,7 @@ from atmosphere_grpc.integrations.integration import Integration, IntegrationSpe
 SETTINGS = BreakerSettings(failures=3, cooldown_s=10)
 
 
-class Server:
+class Server(LanguageOnly):
     """A backend that is only an address and a list of models."""
 
     def __init__(self, address: str, *models: str) -> None:

@@ -444,6 +444,39 @@ def test_every_command_explains_itself(command: str) -> None:
     assert ("--target" in out) is (command != "serve")
 
 
+def test_labels_are_printed_with_their_scores(client: Client) -> None:
+    data = execution_pb2.ExecutionData(
+        classifications=[
+            execution_pb2.Classification(label="good", score=0.87654, scores={"good": 0.87654}),
+            execution_pb2.Classification(label="bad", score=0.5),
+        ],
+        model="mood",
+        integration_id="farm",
+    )
+    client.answers = [execution_pb2.ExecuteResponse(data=data, capability="classify")]
+    out, err = run("execute", "", "-c", "classify", "--kwargs", '{"data": ["Fine.", "Awful."]}')
+    assert out == "good 0.877\nbad 0.500\n"
+    assert "classify on farm · mood" in err
+    assert client.asked[0][2]["kwargs"] == {"data": ["Fine.", "Awful."]}
+
+
+@pytest.mark.parametrize(("threshold", "says"), [(0.5, " (over 0.5)"), (None, "")])
+def test_anomalous_rows_are_printed_and_the_others_counted(
+    client: Client, threshold: float | None, says: str
+) -> None:
+    data = execution_pb2.ExecutionData(
+        anomalies=[
+            execution_pb2.Anomaly(index=0, score=0.25),
+            execution_pb2.Anomaly(index=1, score=0.75, is_anomaly=True),
+        ],
+        anomaly_threshold=threshold,
+    )
+    client.answers = [execution_pb2.ExecuteResponse(data=data, capability="anomaly")]
+    out, err = run("execute", "", "-c", "anomaly", "--kwargs", '{"data": [[1], [100]]}')
+    assert out == "row 1: 0.750\n"
+    assert f"1 of 2 rows anomalous{says} · anomaly on" in err
+
+
 def test_the_version_is_told() -> None:
     assert run("--version") == (f"atmosphere-grpc {version('atmosphere-grpc')}\n", "")
     assert all(command in run("--help")[0] for command in COMMANDS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from atmosphere_grpc.codec.kwargs import KEYS
 from atmosphere_grpc.codec.requests import decode_execute
-from atmosphere_grpc.domain import ExecuteCall, Message, Sampling, Target
+from atmosphere_grpc.domain import ExecuteCall, Image, Message, Sampling, Target
 from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 
@@ -55,6 +55,12 @@ RIGHT: dict[str, list[tuple[Any, Any]]] = {  # what is sent, and the attributes 
         ),
     ],
     "text": [("Hi", {"text": "Hi"})],
+    "data": [
+        (["a", "b"], {"data": ("a", "b")}),
+        ([[1, 2.5]], {"data": ([1, 2.5],)}),
+        ([{"ms": 7}], {"data": ({"ms": 7},)}),
+        ([None], {"data": (None,)}),  # what it may hold is for the capability to say
+    ],
     "model": [("llama3.2:latest", {"target": Target(model="llama3.2:latest")})],
     "temperature": [
         (0.7, {"sampling": Sampling(temperature=0.7)}),
@@ -79,6 +85,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "prompt": [(7, "a text, not the number 7"), ("", "empty"), (None, "null"), ([], "a list")],
     "messages": [({}, "a list of messages, not an object"), ("Hi", "a text"), ([], "at least one")],
     "text": [(True, "a text, not a truth value"), ("", "empty")],
+    "data": [("a", "a list of texts or of rows, not a text"), ({}, "an object"), ([], "empty")],
     "model": [(1, "a text, not the number 1"), ("", "empty")],
     "temperature": [
         ("0.7", "a number, not a text"),
@@ -140,7 +147,7 @@ def test_whole_numbers_are_whole_again() -> None:
         ("Temperature", "did you mean temperature?"),
         ("promt", "did you mean prompt?"),
         ("top_k", "did you mean top_p?"),
-        ("xyzzy", "known are prompt, messages, text, model,"),
+        ("xyzzy", "known are prompt, messages, text, data, model,"),
     ],
 )
 def test_an_unknown_argument_is_told_with_the_nearest(name: str, hint: str) -> None:
@@ -209,7 +216,8 @@ def test_all_faults_of_a_request_are_told_at_once() -> None:
         ([{"role": "user"}], "kwargs.messages[0].content", "empty"),
         ([{"role": "user", "content": ""}], "kwargs.messages[0].content", "empty"),
         ([{"role": "user", "content": None}], "kwargs.messages[0].content", "not null"),
-        ([{"role": "user", "content": [{"text": "x"}]}], "kwargs.messages[0].content", "a list"),
+        ([{"role": "user", "content": []}], "kwargs.messages[0].content", "empty"),
+        ([{"role": "user", "content": 7}], "kwargs.messages[0].content", "a list of parts"),
         ([{"role": 1, "content": "x"}], "kwargs.messages[0].role", "not the number 1"),
         (
             [{"role": "user", "content": "x", "tool_calls": []}],
@@ -223,6 +231,42 @@ def test_a_message_of_another_shape_is_told_with_its_path(
 ) -> None:
     ((told, description),) = faults({"messages": messages}).items()
     assert told == field
+    assert says in description
+
+
+def seen(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize("url", ["https://x.test/a.png", "data:image/png;base64,AAAA"])
+def test_a_message_may_hold_images_in_openais_shape(url: str) -> None:
+    call = decode(seen({"type": "text", "text": "See"}, image(url)))
+    assert call.messages == (Message("user", parts=("See", Image(url))),)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "says"),
+    [
+        (image("file:///etc/passwd"), ".image_url.url", "must begin with http://, https://, data:"),
+        ({"type": "text", "text": ""}, ".text", "must not be empty"),
+        ({"text": "x"}, "", 'must be {"type": "text", "text": …} or {"type": "image_url"'),
+        ("x", "", "must be"),
+        (image("https://x.test/") | {"detail": "low"}, "", "and hold nothing else"),
+        ({"type": "image_url", "image_url": "https://x.test/"}, "", "must be"),
+        (
+            {"type": "image_url", "image_url": {"url": "https://x.test/", "detail": "low"}},
+            "",
+            "and hold nothing else",
+        ),
+    ],
+)
+def test_a_part_of_another_shape_is_told_with_its_path(part: Any, field: str, says: str) -> None:
+    ((told, description),) = faults(seen(image("https://x.test/a.png"), part)).items()
+    assert told == f"kwargs.messages[0].content[1]{field}"
     assert says in description
 
 

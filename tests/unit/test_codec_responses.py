@@ -19,15 +19,20 @@ from atmosphere_grpc.codec.responses import (
     encode_test,
 )
 from atmosphere_grpc.domain import (
+    Anomalies,
+    Anomaly,
     Answer,
     Attempt,
     Capability,
+    Classification,
+    Classifications,
     Completed,
     Delta,
     Embeddings,
     EmbedResult,
     ExecuteResult,
     FinishReason,
+    FittedResult,
     IntegrationState,
     IntegrationStatus,
     ListedModel,
@@ -211,6 +216,36 @@ def test_an_executed_embedding_has_vectors_and_no_message() -> None:
     assert (response.success, response.capability) == (True, "embed")
     assert response.route.method == chat_pb2.ROUTE_METHOD_DEFAULT
     assert list(response.attempts) == WIRE_TRIED
+
+
+def test_executed_labels_and_scores_are_encoded() -> None:
+    labels = Classifications((Classification("a", 0.5, {"a": 0.5, "b": 0.25}),), "mood")
+    result = FittedResult(labels, "farm", EMBED_ROUTE, TRIED)
+    response = encode_execute(ExecuteResult(result, EMBED_ROUTE, 12.5), "node-1")
+    no_usage = chat_pb2.Usage(source=chat_pb2.USAGE_SOURCE_MISSING)
+    assert response.data == execution_pb2.ExecutionData(
+        model="mood",
+        usage=no_usage,
+        integration_id="farm",
+        classifications=[
+            execution_pb2.Classification(label="a", score=0.5, scores={"a": 0.5, "b": 0.25})
+        ],
+    )
+    assert list(response.attempts) == WIRE_TRIED
+    scores = Anomalies((Anomaly(0.25, False, 1), Anomaly(0.75, True, 2)), "sensor", 0.0)
+    result = FittedResult(scores, "farm", EMBED_ROUTE, TRIED)
+    response = encode_execute(ExecuteResult(result, EMBED_ROUTE, 12.5), "node-1")
+    assert response.data == execution_pb2.ExecutionData(
+        model="sensor",
+        usage=no_usage,
+        integration_id="farm",
+        anomalies=[
+            execution_pb2.Anomaly(index=0, score=0.25, raw_score=1),
+            execution_pb2.Anomaly(index=1, score=0.75, is_anomaly=True, raw_score=2),
+        ],
+        anomaly_threshold=0.0,
+    )
+    assert response.data.HasField("anomaly_threshold")
 
 
 def test_vectors_are_encoded() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import (
     Answer,
     BackendEvent,
@@ -22,6 +23,7 @@ from atmosphere_grpc.domain import (
     Delta,
     EmbedCall,
     Embeddings,
+    EmbedResult,
     ExecuteCall,
     Finished,
     FinishReason,
@@ -53,7 +55,7 @@ REFUSED = Failure(Reason.BACKEND_UNAVAILABLE, 'integration "a": refused – is i
 USER = (Message("user", "Hello"),)
 
 
-class Backend:
+class Backend(LanguageOnly):
     """Does what it is told to: lists models, plays a script, and waits for ever at a None."""
 
     def __init__(
@@ -291,6 +293,38 @@ async def test_tools_are_refused_for_a_model_that_is_known_to_know_none(
     assert backend.chats == []
 
 
+LOOK = Target("vision")
+
+
+async def test_an_image_is_looked_at_by_a_model_that_takes_it_rather_than_the_first() -> None:
+    blind, seeing = Model("a", accepts_images=False), Model("c", accepts_images=True)
+    backend = Backend(blind, "b", seeing)
+    result = await execution(a=backend).execute(ExecuteCall(LOOK, "", messages=(SEEN,)), budget())
+    assert (result.route.model, result.route.capability) == ("c", Capability.VISION)
+    backend = Backend(blind, "b")  # of the other it is not known
+    result = await execution(a=backend).execute(ExecuteCall(LOOK, "", messages=(SEEN,)), budget())
+    assert result.route.model == "b"
+
+
+@pytest.mark.parametrize("model", ["", "m"])
+async def test_no_image_is_looked_at_where_none_is_taken(model: str) -> None:
+    backend = Backend(Model("m", accepts_images=False))
+    sent = ExecuteCall(Target("vision", model=model), "", messages=(SEEN,))
+    for method in ("execute", "route"):
+        failed = await failure(getattr(execution(a=backend), method)(sent, budget()))
+        assert failed.reason is Reason.CAPABILITY_UNSUPPORTED
+        assert "cannot see images (vision)" in failed.message
+    assert backend.chats == []
+
+
+async def test_an_image_of_an_intent_is_told_by_its_place_among_the_arguments() -> None:
+    backend = Backend(Model("m", accepts_images=False))
+    sent = ExecuteCall(Target("chat"), "", messages=(*USER, SEEN), system="Be brief.")
+    failed = await failure(execution(a=backend).execute(sent, budget()))
+    assert failed.reason is Reason.UNSUPPORTED_PARAMETER
+    assert [bad.field for bad in failed.violations] == ["kwargs.messages[1].content[1].image_url"]
+
+
 # --- execute ----------------------------------------------------------------------------------
 
 
@@ -356,7 +390,7 @@ async def test_an_intent_is_an_embedding(text: str | None, embedded: str) -> Non
     ((model, asked),) = backend.embeds
     assert (model, asked.input, asked.extra) == ("minilm", (embedded,), {"n": 1})
     assert result.route.capability is Capability.EMBED
-    assert not isinstance(result.outcome, Answer)
+    assert isinstance(result.outcome, EmbedResult)
     assert result.outcome.embeddings.vectors == ([0.5],)
     assert [item.reason for item in result.outcome.attempts] == [None]
 
@@ -412,7 +446,7 @@ async def test_when_nothing_answers_each_integration_is_named() -> None:
 
 Targets = st.builds(
     Target,
-    st.sampled_from(["", "chat", "embed", "paint"]),
+    st.sampled_from(["", "chat", "embed", "generate", "rag", "vision", "classify", "paint"]),
     st.sampled_from(["", "a", "b", "down", "nobody"]),
     st.sampled_from(["", "llama", "minilm", "both", "lama"]),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import (
     BackendEvent,
     Capability,
@@ -24,7 +25,6 @@ from atmosphere_grpc.integrations import registry as registry_module
 from atmosphere_grpc.integrations.integration import (
     Integration,
     IntegrationSpec,
-    can,
     looks_like_embedding,
 )
 from atmosphere_grpc.integrations.registry import Registry
@@ -40,7 +40,7 @@ LONG_S = 3600.0  # no test waits for it
 SOON_S = 5.0  # nor for this, unless it fails
 
 
-class Backend:
+class Backend(LanguageOnly):
     """Lists what it is told to: models, a failure, or nothing until it is released."""
 
     endpoints: tuple[str, ...] = ("backend.test:1",)
@@ -122,7 +122,7 @@ async def test_one_that_answers_is_up() -> None:
     assert status.last_probe > 0
     assert status.latency_ms > 0
     assert status.default_model == "llama"
-    assert status.capabilities == ("chat", "embed")
+    assert status.capabilities == ("chat", "embed", "generate", "vision")
 
 
 async def test_one_that_fails_is_down_and_keeps_what_it_said_before(
@@ -240,10 +240,10 @@ def test_an_embedding_model_is_known_by_its_name(name: str, embeds: bool) -> Non
 
 
 def test_what_a_model_can_is_assumed_where_its_server_does_not_say() -> None:
-    assert can(LLAMA, CHAT)
-    assert can(LLAMA, EMBED)
-    assert can(CHATS, CHAT)
-    assert not can(CHATS, EMBED)
+    assert LLAMA.can(CHAT)
+    assert LLAMA.can(EMBED)
+    assert CHATS.can(CHAT)
+    assert not CHATS.can(EMBED)
 
 
 def registry_of(*ids: str) -> Registry:

@@ -441,6 +441,7 @@ def test_every_field_of_a_call_is_one_that_these_tests_know() -> None:
     assert {field.name for field in fields(ChatCall)} == {
         *("target", "messages", "sampling", "tools", "tool_choice", "response_format"),
         *("session_id", "extra", "extra_path", "sampling_fields"),
+        *("messages_path", "messages_before"),
     }
     assert {field.name for field in fields(Message)} == {
         *("role", "content", "parts", "name", "tool_calls", "tool_call_id"),

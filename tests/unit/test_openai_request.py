@@ -291,6 +291,7 @@ def test_every_field_of_a_call_is_one_that_these_tests_know() -> None:
         *("target", "messages", "sampling", "tools", "tool_choice", "response_format"),
         *("session_id", "extra"),
         *("extra_path", "sampling_fields"),  # of no backend: where the request has them
+        *("messages_path", "messages_before"),  # likewise
     }
     assert {field.name for field in fields(Message)} == {
         *("role", "content", "parts", "name", "tool_calls", "tool_call_id"),

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.domain import (
     BackendEvent,
     Capability,
@@ -29,7 +30,7 @@ LONG_S = 3600.0  # no test waits for it
 SOON_S = 5.0  # nor for this, unless it fails
 
 
-class Backend:
+class Backend(LanguageOnly):
     """Lists one model, and says whether it was closed."""
 
     endpoints = ("farm.test:1",)

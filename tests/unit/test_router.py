@@ -224,14 +224,17 @@ def test_an_unknown_capability_is_not_found_and_the_known_are_listed(name: str) 
     with pytest.raises(Failure) as caught:
         capability_of(Target(name), CHAT)
     assert caught.value.reason is Reason.CAPABILITY_NOT_FOUND
-    assert caught.value.message.endswith("known are chat, embed")
+    assert caught.value.message.endswith(f"known are {', '.join(Capability)}")
     assert len(caught.value.message) < 200
 
 
 Models = st.builds(
     Model,
     st.sampled_from("mno"),
-    capabilities=st.sampled_from([(), ("chat",), ("embed",), ("chat", "embed")]),
+    capabilities=st.sampled_from(
+        [(), ("chat",), ("embed",), ("chat", "embed"), ("classify",), ("embed", "anomaly")]
+    ),
+    accepts_images=st.sampled_from([None, True, False]),
 )
 Candidates = st.lists(
     st.builds(
@@ -241,6 +244,7 @@ Candidates = st.lists(
         st.lists(Models, max_size=3, unique_by=lambda m: m.id).map(tuple),
         st.sampled_from(["", "m", "n"]),
         st.booleans(),
+        offers=st.booleans(),
     ),
     max_size=4,
     unique_by=lambda item: item.id,
@@ -255,6 +259,7 @@ def test_a_decision_is_possible_and_what_it_says_is_true(
     try:
         decision = decide(target, capability, candidates)
     except Failure:
+        candidates = [c for c in candidates if c.offers]
         listed = any(c.models for c in candidates)
         has = Candidate.known_to_have if listed else Candidate.has
         able = [c for c in candidates if (model or c.default) and (not model or has(c, model))]
@@ -288,9 +293,10 @@ def test_a_model_is_looked_for_there_when_it_is_that_ones_default() -> None:
 def test_a_capability_that_the_call_itself_implies_is_neither_named_nor_a_default(
     capability: Capability,
 ) -> None:
-    decision = decide(Target(implied=True), capability, [A])
+    able = candidate("a", Model("llama", capabilities=("chat", "embed", "classify", "anomaly")))
+    decision = decide(Target(implied=True), capability, [able])
     assert decision.method is RouteMethod.DEFAULT
     assert "capability" not in decision.explanation
-    assert decide(Target(model="llama", implied=True), capability, [A]).method is (
+    assert decide(Target(model="llama", implied=True), capability, [able]).method is (
         RouteMethod.EXPLICIT
     )

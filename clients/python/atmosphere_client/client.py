@@ -107,8 +107,10 @@ class AtmosphereClient:
 
         Args:
             intent: What is wanted, in plain words; also the prompt, unless `kwargs` has one.
-            kwargs: Named arguments of the original HTTP API, such as `prompt` or `text`.
-            capability: ``chat`` or ``embed``. Empty: the router decides.
+            kwargs: Named arguments of the original HTTP API, such as `prompt` or `text`; and
+                `data`, a list of texts (``classify``) or of rows (``anomaly``).
+            capability: ``chat``, ``generate``, ``rag``, ``vision``, ``embed``, ``classify`` or
+                ``anomaly``. Empty: the router decides.
             integration: The integration. Empty: the first usable one.
             model: The model. Empty: the route's, else the integration's default.
             route: The route, by name. Empty: the router decides.
