@@ -1,16 +1,24 @@
-"""The configuration of integrations made into what carries calls out."""
+"""The configuration made into what carries calls out: the integrations and the routes."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
 from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.backends.llamafarm import LlamaFarmBackend, LlamaFarmNamespace
 from atmosphere_grpc.backends.ollama import OllamaBackend
 from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
+from atmosphere_grpc.config import ConfigError, Settings
 from atmosphere_grpc.config import Integration as IntegrationSettings
+from atmosphere_grpc.config.routing import Route as RouteSettings
+from atmosphere_grpc.domain import Capability, Sampling
+from atmosphere_grpc.execution.embedder import IntegrationEmbedder
+from atmosphere_grpc.execution.plan import Planner, PlanSettings
+from atmosphere_grpc.execution.tie_break import TieBreak, TieBreakSettings
 from atmosphere_grpc.integrations.balancing import Balancing
 from atmosphere_grpc.integrations.breaker import BreakerSettings
 from atmosphere_grpc.integrations.discovery import Discovery
@@ -21,6 +29,12 @@ from atmosphere_grpc.integrations.integration import (
     Limits,
     Timeouts,
 )
+from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.routing.intents import IntentRouter
+from atmosphere_grpc.routing.reader import Reader
+from atmosphere_grpc.routing.routes import Route, Routes
+
+log = logging.getLogger(__name__)
 
 Entry = Integration | Discovery
 
@@ -110,3 +124,63 @@ _BACKENDS: dict[str, Callable[[WireSettings, IntegrationSettings], Backend]] = {
     "ollama": lambda wire, settings: OllamaBackend(wire, settings.context_length),
     "openai": lambda wire, _: OpenAIBackend(wire),
 }
+
+
+def planner_of(settings: Settings, registry: Registry) -> Planner:
+    """What decides where calls go.
+
+    Raises:
+        ConfigError: An embedder is configured, but what reads its vectors is not installed.
+    """
+    routing = settings.routing
+    routes = Routes(route_of(item) for item in routing.routes)
+    reader = None
+    if routes.described:
+        chosen = settings.effective_embedder
+        if chosen is not None and find_spec("sklearn") is None:
+            if routing.embedder is not None:
+                raise ConfigError(f"routing.embedder: {_NO_EXTRA}")
+            log.warning("intents are gone by their letters: %s", _NO_EXTRA)
+            chosen = None
+        embedder = chosen and IntegrationEmbedder(registry, chosen.integration, chosen.model)
+        reader = Reader(
+            {route.name: route.texts for route in routes.described},
+            routing.max_false_routes,
+            embedder,
+            chosen.timeout if chosen else 1.0,
+            settings.state_dir / "routing",
+        )
+    tie_break = None
+    if (tie := routing.tie_break) is not None:
+        tie_break = TieBreak(
+            registry, TieBreakSettings(tie.integration, tie.model, tie.margin, tie.timeout)
+        )
+    return Planner(
+        registry,
+        IntentRouter(routes, reader, routing.max_chars),
+        tie_break,
+        PlanSettings(routing.resident_below),
+    )
+
+
+def route_of(settings: RouteSettings) -> Route:
+    """A route as it is configured."""
+    given = settings.parameters
+    return Route(
+        settings.name,
+        settings.description,
+        tuple(settings.examples),
+        {rule.words or rule.pattern: rule.compiled() for rule in settings.rules},
+        Capability(settings.capability),
+        settings.integration,
+        tuple(settings.models),
+        given.system or None,
+        Sampling(**given.sampling),
+        given.extra,
+    )
+
+
+_NO_EXTRA = (
+    "scikit-learn is not installed, which reads what an embedder says – pip install "
+    "'atmosphere-grpc[routing]'"
+)

@@ -267,6 +267,10 @@ class AnomalyCall:
     extra_path: str = "extra"
 
 
+#: What a backend can be asked for.
+Call = ChatCall | EmbedCall | ClassifyCall | AnomalyCall
+
+
 @dataclass(frozen=True, slots=True)
 class ExecuteCall:
     """An intent; `prompt`, `messages`, `text` and `data` take its place where given.
@@ -574,11 +578,15 @@ class FittedResult:
 
 @dataclass(frozen=True, slots=True)
 class ExecuteResult:
-    """What came of an intent: an answer, vectors, labels or scores."""
+    """What came of an intent: an answer, vectors, labels or scores.
+
+    `routing` are the attempts at a model that was asked for the route.
+    """
 
     outcome: Answer | EmbedResult | FittedResult
     route: RouteDecision
     execution_time_ms: float
+    routing: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from atmosphere_grpc.composition import Entry
+from atmosphere_grpc.composition import Entry, planner_of
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
+from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
@@ -38,6 +39,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Between the news that this server is leaving and the first refusal, so that clients and load
 #: balancers that watch its health have heard it.
 LEAVE_PAUSE_S = 0.1
+#: How long the start waits for the routes to be read, in seconds: a model may have to be loaded.
+READ_ROUTES_S = 30.0
 #: How long those who watch the health may take to hear that news, in seconds.
 TELL_HEALTH_S = 1.0
 
@@ -82,7 +85,12 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
         self.node_id = node_id(settings.node_id, settings.state_dir)
-        self._execution = Execution(registry, _attempts(settings), settings.progress_interval)
+        planner = planner_of(settings, registry)
+        self._execution = Execution(
+            registry, _attempts(settings), settings.progress_interval, planner
+        )
+        self._reading: asyncio.Task[None] | None = None
+        self._rerouting: asyncio.Task[None] | None = None
         self._servicer = Servicer(self._execution, deadlines, self.node_id)
         add_ExecutionServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -130,11 +138,21 @@ class Server:
             await self._probed.wait()
             self._probed.clear()
         await self._tell_health()
+        await self._read_routes(self._execution.planner)
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
-        """Serves new calls by other settings; gives what of them needs a restart, in words."""
+        """Serves new calls by other settings; gives what of them needs a restart, in words.
+
+        Other routes hold as soon as they have been read.
+
+        Raises:
+            ConfigError: What the settings ask for is not installed; nothing has changed.
+        """
+        rerouted = planner_of(settings, self._registry)
         self._registry.replace(entries, settings.probe_interval)
+        if settings.routing != self._settings.routing:
+            self._rerouting = asyncio.create_task(self._reroute(rerouted), name="reroute")
         self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
         self._execution.settings = _attempts(settings)
         self._execution.progress_s = settings.progress_interval
@@ -161,11 +179,31 @@ class Server:
 
     async def stop(self) -> None:
         """Stops at once: calls in flight are cancelled, and open health watches end."""
-        if self._health_task is not None:
-            self._health_task.cancel()
-            await asyncio.gather(self._health_task, return_exceptions=True)
+        own = [task for task in (self._health_task, self._reading, self._rerouting) if task]
+        for task in own:
+            task.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
         await self._grpc.stop(None)
         await self._registry.aclose()
+
+    async def _reroute(self, planner: Planner) -> None:
+        before = self._reading
+        await self._read_routes(planner)
+        self._execution.planner = planner
+        if before is not None:
+            before.cancel()
+
+    async def _read_routes(self, planner: Planner) -> None:
+        """Has the routes read, now and when it must be done again; waits for the first time."""
+        reader = planner.router.reader
+        self._reading = None
+        if reader is None:
+            return
+        interval_s = self._settings.probe_interval
+        self._reading = asyncio.create_task(reader.keep_prepared(interval_s), name="read routes")
+        with contextlib.suppress(TimeoutError):  # until then intents are gone by their letters
+            async with asyncio.timeout(READ_ROUTES_S):
+                await reader.tried.wait()
 
     async def _keep_health(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from atmosphere_grpc.domain import (
     Anomalies,
     AnomalyCall,
     BackendEvent,
+    Call,
     Capability,
     ChatCall,
     Classifications,
@@ -69,6 +70,14 @@ class Backend(Protocol):
             model: The model's id.
             call: The conversation.
             connect_s: The most seconds that connecting may take.
+        """
+        ...
+
+    def check(self, model: str, call: Call) -> None:
+        """That the server can be told what a call holds; asks nobody.
+
+        Raises:
+            Failure: UNSUPPORTED_PARAMETER or INVALID_FIELD, as the call itself would.
         """
         ...
 

@@ -162,6 +162,23 @@ class LlamaFarmBackend:
                         )
                 yield event
 
+    def check(self, model: str, call: Call) -> None:
+        """That the dialect has words for what a call holds; nothing before it is known."""
+        dialect = self._dialect
+        if dialect is None:
+            return
+        match call:
+            case ChatCall():
+                if dialect is Dialect.LLAMAFARM:
+                    _session_headers(call)
+                chat_body(dialect, model, call, partial(_add_extra, dialect))
+            case EmbedCall():
+                embed_body(dialect, model, call, partial(_add_extra, dialect))
+            case ClassifyCall():
+                self._fitted.classify_body(dialect, model, call)
+            case AnomalyCall():
+                self._fitted.anomaly_body(dialect, model, call)
+
     async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
         """Turns texts into vectors, on the runtime (which a server passes them on to)."""
         dialect = self._dialect or await self._recognise()

@@ -96,6 +96,27 @@ class FittedModels:
             self._detects.setdefault(name, set()).add(how)
         return merged(model for model in (*classifiers, *detectors) if model.id)
 
+    def classify_body(self, dialect: Dialect, model: str, call: ClassifyCall) -> bytes:
+        """The request for labels.
+
+        Raises:
+            Failure: `extra` holds what the server does not know.
+        """
+        return _body(dialect, {"model": model, "texts": call.texts}, call, NOTHING)
+
+    def anomaly_body(self, dialect: Dialect, model: str, call: AnomalyCall) -> bytes:
+        """The request for scores.
+
+        Raises:
+            Failure: `extra` holds what the server does not know.
+        """
+        fixed: dict[str, Any] = {"model": model, "data": call.rows}
+        how = self._detects.get(model, set())
+        if len(how) == 1 and "" not in how:
+            # It looks for a detector by its name and by this, for which it has a default.
+            (fixed["backend"],) = how
+        return _body(dialect, fixed, call, ANOMALY)
+
     async def classify(
         self, dialect: Dialect, model: str, call: ClassifyCall, *, connect_s: float
     ) -> Classifications:
@@ -105,7 +126,7 @@ class FittedModels:
             Failure: Among others MODEL_NOT_FOUND where the classifier is not in memory, and
                 BACKEND_CONTRACT where there is not one label a text.
         """
-        body = _body(dialect, {"model": model, "texts": call.texts}, call, NOTHING)
+        body = self.classify_body(dialect, model, call)
         answer = await self._post(
             dialect, Capability.CLASSIFY, "predict", body, labelled_decoder, connect_s
         )
@@ -128,12 +149,7 @@ class FittedModels:
             Failure: Among others MODEL_NOT_FOUND where the detector is not in memory, and
                 BACKEND_CONTRACT where there is not one score a row.
         """
-        fixed: dict[str, Any] = {"model": model, "data": call.rows}
-        how = self._detects.get(model, set())
-        if len(how) == 1 and "" not in how:
-            # It looks for a detector by its name and by this, for which it has a default.
-            (fixed["backend"],) = how
-        body = _body(dialect, fixed, call, ANOMALY)
+        body = self.anomaly_body(dialect, model, call)
         answer = await self._post(
             dialect, Capability.ANOMALY, "score", body, scored_decoder, connect_s
         )

@@ -33,6 +33,7 @@ from atmosphere_grpc.backends.wire import HttpStatus, Stream, Wire, WireSettings
 from atmosphere_grpc.domain import (
     BackendEvent,
     Begun,
+    Call,
     Capability,
     ChatCall,
     EmbedCall,
@@ -168,6 +169,13 @@ class OllamaBackend(LanguageOnly):
         if line.error is not None:
             raise explain_line(self._endpoint, line.error)
         return line
+
+    def check(self, model: str, call: Call) -> None:
+        """That the dialect has words for what a call holds."""
+        if isinstance(call, ChatCall):
+            chat_body(model, call, self._num_ctx(model))
+        elif isinstance(call, EmbedCall):
+            embed_body(model, call, self._num_ctx(model))
 
     async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
         """Turns texts into vectors; checks that there is one a text, of the length asked for."""

@@ -13,6 +13,7 @@ from atmosphere_grpc.backends.parameters import Dialect
 from atmosphere_grpc.backends.wire import Wire, WireSettings
 from atmosphere_grpc.domain import (
     BackendEvent,
+    Call,
     Capability,
     ChatCall,
     EmbedCall,
@@ -60,6 +61,13 @@ class OpenAIBackend(LanguageOnly):
         """Continues a conversation; every event of one socket read becomes one delta."""
         body = chat_body(Dialect.OPENAI, model, call)
         return self._calls.chat("chat/completions", body, Assembly(), connect_s=connect_s)
+
+    def check(self, model: str, call: Call) -> None:
+        """That the dialect has words for what a call holds."""
+        if isinstance(call, ChatCall):
+            chat_body(Dialect.OPENAI, model, call)
+        elif isinstance(call, EmbedCall):
+            embed_body(Dialect.OPENAI, model, call)
 
     async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
         """Turns texts into vectors; checks that there is one a text, of the length asked for."""

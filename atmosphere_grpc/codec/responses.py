@@ -145,7 +145,7 @@ def encode_execute(result: ExecuteResult, node_id: str) -> execution_pb2.Execute
         node_id=node_id,
         capability=result.route.capability.value,
         route=_route(result.route),
-        attempts=_attempts(attempts),
+        attempts=_attempts((*result.routing, *attempts)),
     )
 
 

@@ -11,6 +11,7 @@ from atmosphere_grpc.backends.openai import OpenAIBackend
 from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import (
     BackendEvent,
+    Call,
     Capability,
     ChatCall,
     EmbedCall,
@@ -67,6 +68,11 @@ class EmbeddedBackend(LanguageOnly):
         async with aclosing(client.chat(model, call, connect_s=connect_s)) as events:
             async for event in events:
                 yield event
+
+    def check(self, model: str, call: Call) -> None:
+        """That the dialect has words for what a call holds."""
+        if (known := self._clients.get(model)) is not None:
+            known[1].check(model, call)
 
     async def embed(self, model: str, call: EmbedCall, *, connect_s: float) -> Embeddings:
         """Turns texts into vectors on the child that serves the model."""

@@ -14,6 +14,7 @@ from atmosphere_grpc.domain import (
     Attempt,
     BackendEvent,
     Begun,
+    Call,
     Capability,
     ChatCall,
     ChatEvent,
@@ -124,7 +125,7 @@ async def attempt_chat(
     Raises:
         Failure: The backend failed or the time was used up.
     """
-    _check_support(call, trial.integration, trial.model)
+    _check_input(call, trial.integration, trial.model)
     with trial.integration.limiter.turn(caller.get()) as turn:
         async with aclosing(_its_turn(trial, turn, budget, pulse)) as waiting:
             async for progress in waiting:
@@ -286,7 +287,18 @@ def _tool_choice_ignored(name: str) -> Failure:
     )
 
 
-def _check_support(call: ChatCall, integration: Integration, model: str) -> None:
+def check_support(call: Call, integration: Integration, model: str) -> None:
+    """That a backend can be told what is asked, as far as that is known before it is asked.
+
+    Raises:
+        Failure: As the attempt would.
+    """
+    if isinstance(call, ChatCall):
+        _check_input(call, integration, model)
+    integration.endpoints[0].backend.check(model, call)
+
+
+def _check_input(call: ChatCall, integration: Integration, model: str) -> None:
     """That a model is not sent what it is known not to take.
 
     llama.cpp answers a picture for a text model with status 500, and leaves tools out without a

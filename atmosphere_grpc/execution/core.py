@@ -14,6 +14,7 @@ from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.domain import (
     Anomalies,
     AnomalyCall,
+    Answer,
     Attempt,
     Capability,
     ChatCall,
@@ -27,7 +28,6 @@ from atmosphere_grpc.domain import (
     ExecuteCall,
     ExecuteResult,
     FittedResult,
-    IntegrationState,
     IntegrationStatus,
     ListedModel,
     Message,
@@ -42,14 +42,12 @@ from atmosphere_grpc.domain import (
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.assemble import Assembler
 from atmosphere_grpc.execution.attempt import Ask, attempt_chat, attempt_whole
-from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings, Choice
+from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings
 from atmosphere_grpc.execution.budget import Budget
-from atmosphere_grpc.execution.intent import as_call
+from atmosphere_grpc.execution.plan import Place, Planner
 from atmosphere_grpc.execution.waiting import Pulse, running
-from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.log import failed
-from atmosphere_grpc.routing.router import Candidate, capability_of, decide
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,6 +67,7 @@ class Execution:
         registry: The integrations.
         settings: How many attempts a call has.
         progress_s: Between two signs of life of a chat that waits, in seconds.
+        planner: Decides where calls go; None for one without configured routes.
     """
 
     def __init__(
@@ -76,8 +75,10 @@ class Execution:
         registry: Registry,
         settings: AttemptSettings = AttemptSettings(),  # noqa: B008 - frozen
         progress_s: float = math.inf,
+        planner: Planner | None = None,
     ) -> None:
         self._registry = registry
+        self.planner = planner or Planner(registry)
         self.settings = settings
         self.progress_s = progress_s
 
@@ -85,34 +86,34 @@ class Execution:
         self, call: ChatCall, budget: Budget, *, progress: bool = False
     ) -> AsyncGenerator[ChatEvent, None]:
         """Continues a conversation: Started, deltas, Completed; on demand Progress before."""
+        place = await self.planner.of(call.target, Capability.CHAT, budget)
         pulse = Pulse(budget, self.progress_s if progress else math.inf)
-        async with aclosing(self._chat(call, budget, self.settings, pulse)) as events:
+        async with aclosing(self._chat(call, place, budget, self.settings, pulse)) as events:
             async for event in events:
                 yield event
 
     async def _chat(
         self,
         call: ChatCall,
+        place: Place,
         budget: Budget,
         settings: AttemptSettings,
         pulse: Pulse,
         undo: Callable[[], None] | None = None,
-        capability: Capability = Capability.CHAT,
     ) -> AsyncGenerator[ChatEvent, None]:
         """A chat, attempt by attempt.
 
         Args:
             call: The conversation.
+            place: Where it goes.
             budget: The call's time.
             settings: How many attempts there may be.
             pulse: What says that the call is alive.
             undo: Has what came so far forgotten, so that another attempt can begin anew; None
                 where it was sent on, so that none can.
-            capability: In which way a model chats.
         """
-        route = await self._decide(call.target, capability, budget)
-        choices = self._choices(call.target, route, settings)
-        attempts = Attempts(choices, capability, settings, budget)
+        route = place.decision
+        attempts = Attempts(place.choices, route.capability, settings, budget)
         while True:
             trial = attempts.next()
             begun = False
@@ -140,39 +141,38 @@ class Execution:
 
     async def embed(self, call: EmbedCall, budget: Budget) -> EmbedResult:
         """Turns texts into vectors."""
+        return await self._embed(
+            call, await self.planner.of(call.target, Capability.EMBED, budget), budget
+        )
 
+    async def _embed(self, call: EmbedCall, place: Place, budget: Budget) -> EmbedResult:
         async def ask(backend: Backend, model: str, connect_s: float) -> Embeddings:
             return await backend.embed(model, call, connect_s=connect_s)
 
-        return EmbedResult(*await self._whole(call.target, Capability.EMBED, ask, budget))
+        return EmbedResult(*await self._whole(place, ask, budget))
 
-    async def classify(self, call: ClassifyCall, budget: Budget) -> FittedResult:
-        """Gives texts labels."""
-
-        async def ask(backend: Backend, model: str, connect_s: float) -> Classifications:
-            return await backend.classify(model, call, connect_s=connect_s)
-
-        return FittedResult(*await self._whole(call.target, Capability.CLASSIFY, ask, budget))
-
-    async def anomalies(self, call: AnomalyCall, budget: Budget) -> FittedResult:
-        """Scores rows."""
-
-        async def ask(backend: Backend, model: str, connect_s: float) -> Anomalies:
+    async def _fitted(
+        self, call: ClassifyCall | AnomalyCall, place: Place, budget: Budget
+    ) -> FittedResult:
+        async def ask(
+            backend: Backend, model: str, connect_s: float
+        ) -> Classifications | Anomalies:
+            if isinstance(call, ClassifyCall):
+                return await backend.classify(model, call, connect_s=connect_s)
             return await backend.anomalies(model, call, connect_s=connect_s)
 
-        return FittedResult(*await self._whole(call.target, Capability.ANOMALY, ask, budget))
+        return FittedResult(*await self._whole(place, ask, budget))
 
     async def _whole(
-        self, target: Target, capability: Capability, ask: Ask[T], budget: Budget
+        self, place: Place, ask: Ask[T], budget: Budget
     ) -> tuple[T, str, RouteDecision, tuple[Attempt, ...]]:
         """An answer that comes as a whole, attempt by attempt; who gave it, why, and the tries."""
-        route = await self._decide(target, capability, budget)
-        choices = self._choices(target, route, self.settings)
-        attempts = Attempts(choices, capability, self.settings, budget)
+        route = place.decision
+        attempts = Attempts(place.choices, route.capability, self.settings, budget)
         while True:
             trial = attempts.next()
             try:
-                answer = await attempt_whole(trial, capability, ask, budget, attempts.tried)
+                answer = await attempt_whole(trial, route.capability, ask, budget, attempts.tried)
             except Failure as failure:
                 await asyncio.sleep(attempts.failed(trial, failure))
             else:
@@ -180,35 +180,30 @@ class Execution:
 
     async def execute(self, call: ExecuteCall, budget: Budget) -> ExecuteResult:
         """Routes an intent and carries it out."""
-        capability = capability_of(call.target, Capability.CHAT)
-        result: EmbedResult | FittedResult
-        match as_call(call, capability):
+        plan = await self.planner.of_intent(call, budget)
+        outcome: Answer | EmbedResult | FittedResult
+        match plan.call:
+            case ChatCall() as chat:
+                outcome = await self._answer(chat, plan.place, budget)
             case EmbedCall() as embed:
-                result = await self.embed(embed, budget)
-                return ExecuteResult(result, result.route, budget.elapsed_ms)
-            case ClassifyCall() as classify:
-                result = await self.classify(classify, budget)
-                return ExecuteResult(result, result.route, budget.elapsed_ms)
-            case AnomalyCall() as anomaly:
-                result = await self.anomalies(anomaly, budget)
-                return ExecuteResult(result, result.route, budget.elapsed_ms)
-            case ChatCall() as made:
-                pass
+                outcome = await self._embed(embed, plan.place, budget)
+            case fitted:
+                outcome = await self._fitted(fitted, plan.place, budget)
+        return ExecuteResult(outcome, plan.place.decision, budget.elapsed_ms, plan.tried)
+
+    async def _answer(self, call: ChatCall, place: Place, budget: Budget) -> Answer:
         assembler = Assembler()
         # The caller sees nothing of an answer before it is whole: one that breaks off can be begun
         # anew.
-        chat = self._chat(
-            made, budget, self.settings, Pulse(budget), assembler.reset, capability=capability
-        )
+        chat = self._chat(call, place, budget, self.settings, Pulse(budget), assembler.reset)
         async with aclosing(chat) as events:
-            answer = await assembler.whole(events)
-        return ExecuteResult(answer, answer.started.route, budget.elapsed_ms)
+            return await assembler.whole(events)
 
     async def route(self, call: ExecuteCall, budget: Budget) -> RouteDecision:
-        """What `execute` would do with the same call."""
-        capability = capability_of(call.target, Capability.CHAT)
-        as_call(call, capability)
-        return await self._decide(call.target, capability, budget)
+        """What `execute` would do with the same call and as much time."""
+        plan = await self.planner.of_intent(call, budget)
+        plan.check()
+        return plan.place.decision
 
     async def test(self, call: TestCall, budget: Budget) -> TestResult:
         """Prompts one integration; says what failed instead of failing."""
@@ -217,7 +212,8 @@ class Execution:
         self._registry.get(call.integration_id)
         assembler = Assembler()
         try:
-            async with aclosing(self._chat(chat, budget, ONCE, Pulse(budget))) as events:
+            place = await self.planner.of(target, Capability.CHAT, budget)
+            async with aclosing(self._chat(chat, place, budget, ONCE, Pulse(budget))) as events:
                 answer = await assembler.whole(events)
         except Failure as failure:
             if failure.reason in CALLERS_FAULTS:
@@ -268,64 +264,3 @@ class Execution:
     def list_integrations(self) -> tuple[IntegrationStatus, ...]:
         """How every integration is doing, by its last probe."""
         return (*(item.status for item in self._registry), *self._registry.unfound)
-
-    def _choices(
-        self, target: Target, route: RouteDecision, settings: AttemptSettings
-    ) -> list[Choice]:
-        """Where a call may go: as it was decided, then the fallbacks of that integration.
-
-        A call that names its integration stays there.
-        """
-        first = self._registry.get(route.integration_id)
-        choices = [Choice(first, route.model)]
-        if target.integration_id or settings.maximum == 1:
-            return choices
-        for fallback in first.spec.fallback:
-            integration = self._registry.find(fallback.integration_id)
-            if integration is None or integration.state is IntegrationState.DOWN:
-                continue
-            item = _candidate(integration, route.capability)
-            model = fallback.models.get(route.model, "")
-            if not model:
-                # A model of the same name; a call that named none has the other's default.
-                model = route.model if item.has(route.model) else ""
-                model = model if target.model else item.default
-            if model and not item.lacks(route.capability, model):
-                choices.append(Choice(integration, model))
-        return choices
-
-    async def _decide(
-        self, target: Target, capability: Capability, budget: Budget
-    ) -> RouteDecision:
-        asked = (
-            [self._registry.get(target.integration_id)]
-            if target.integration_id
-            else [*self._registry]
-        )
-        try:
-            return decide(target, capability, _candidates(asked, capability))
-        except Failure as failure:
-            if failure.reason not in (Reason.MODEL_NOT_FOUND, Reason.BACKEND_UNAVAILABLE):
-                raise
-        # What is known may be old, or nothing yet: ask before saying no.
-        async with budget.within(Phase.CONNECT, budget.given_s, "the integrations' models"):
-            await self._registry.refresh(asked)
-        return decide(target, capability, _candidates(asked, capability))
-
-
-def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:
-    return [_candidate(item, capability) for item in asked]
-
-
-def _candidate(item: Integration, capability: Capability) -> Candidate:
-    state = item.state
-    return Candidate(
-        item.spec.id,
-        state,
-        item.models,
-        item.model_for(capability),
-        item.lists_all_models(capability),
-        item.status.error if state is IntegrationState.DOWN else "",
-        item.spec.advice if capability.is_chat else "",
-        item.offers(capability),
-    )

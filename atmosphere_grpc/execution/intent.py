@@ -8,6 +8,7 @@ from typing import Any
 
 from atmosphere_grpc.domain import (
     AnomalyCall,
+    Call,
     Capability,
     ChatCall,
     ClassifyCall,
@@ -34,8 +35,6 @@ IMAGE_SHAPE = (
     '{"role": "user", "content": [{"type": "text", "text": "…"}, {"type": "image_url", '
     '"image_url": {"url": "https://… or data:image/png;base64,…"}}]}'
 )
-
-Call = ChatCall | EmbedCall | ClassifyCall | AnomalyCall
 
 
 def as_call(call: ExecuteCall, capability: Capability) -> Call:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from atmosphere_grpc.routing.kin import Kin, kin_of
 from atmosphere_grpc.routing.ranking import Bar, Ranking, ranked, threshold_for
@@ -132,6 +133,17 @@ def train(
         background: Requests of no route.
         false_rate: Which share of the intents of no route may be routed at most.
     """
+    with threadpool_limits(1):  # several threads for so little only wait for each other
+        return _trained(routes, vectors, groups, background, false_rate)
+
+
+def _trained(
+    routes: Mapping[str, Sequence[str]],
+    vectors: Vectors,
+    groups: Sequence[Group],
+    background: Sequence[str],
+    false_rate: float,
+) -> Head:
     lessons = _lessons(routes, kin_of(routes, vectors, groups), vectors, groups, background)
     texts = [lesson.text for lesson in lessons]
     words = Words(texts)

@@ -54,7 +54,9 @@ class Chosen:
 
     def evidence(self, placed: RouteDecision) -> RouteDecision:
         """A decision on integration and model, with what led to the route."""
-        decision = replace(placed, explanation="; ".join(filter(None, (self.why, placed.explanation))))
+        decision = replace(
+            placed, explanation="; ".join(filter(None, (self.why, placed.explanation)))
+        )
         if self.route is not None or self.ranking is not None:
             decision = replace(
                 decision, method=self.method, route=self.route.name if self.route else ""
@@ -145,5 +147,3 @@ def in_words(ranking: Ranking) -> str:
         f"no route is sure: {ranking.best} with {ranking.score:.2f} is less than {bar.margin:.2f} "
         f"before {runner_up} with {runner_up_score:.2f}"
     )
-
-

@@ -46,9 +46,7 @@ class Kin:
         return [text for text, near in zip(texts, nearest, strict=True) if near < SAME]
 
 
-def kin_of(
-    routes: Mapping[str, Sequence[str]], vectors: Vectors, groups: Sequence[Group]
-) -> Kin:
+def kin_of(routes: Mapping[str, Sequence[str]], vectors: Vectors, groups: Sequence[Group]) -> Kin:
     """Which groups are akin to which routes.
 
     A route is about an area where most of its texts lie in the area's groups. It has the whole
@@ -65,7 +63,9 @@ def kin_of(
                 about[route] = area
     claims: dict[int, set[int]] = {}
     for route, area in about.items():
-        own = {place for place in lies_in[route] if place is not None and groups[place].area == area}
+        own = {
+            place for place in lies_in[route] if place is not None and groups[place].area == area
+        }
         contested = sum(other == area for other in about.values()) > 1
         if len(own) > 1 and not contested:
             own = {number for number, group in enumerate(groups) if group.area == area}

@@ -145,7 +145,7 @@ class Reader:
                 await self._outdated.wait()
 
     async def _prepare(self, embedder: Embedder) -> None:
-        from atmosphere_grpc.routing import head, vectors  # noqa: PLC0415 - needs an extra
+        from atmosphere_grpc.routing import head, vectors
 
         self._outdated.clear()
         self._head = None

@@ -33,9 +33,7 @@ BATCH_S = 120.0
 SAME = 0.995
 
 
-async def of(
-    texts: Sequence[str], embedder: Embedder, store: Path | None
-) -> Mapping[str, Vectors]:
+async def of(texts: Sequence[str], embedder: Embedder, store: Path | None) -> Mapping[str, Vectors]:
     """The vector of each text, of length 1; those that are kept are not asked for again.
 
     Raises:

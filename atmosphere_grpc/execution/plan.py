@@ -1,0 +1,256 @@
+"""What is to be done for a call, and where: decided once, before anything is asked of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from atmosphere_grpc.domain import (
+    Attempt,
+    Call,
+    Capability,
+    ExecuteCall,
+    IntegrationState,
+    RouteDecision,
+    Target,
+)
+from atmosphere_grpc.errors import TABLE, Failure, Phase, Reason
+from atmosphere_grpc.execution.attempt import check_support
+from atmosphere_grpc.execution.attempts import Choice
+from atmosphere_grpc.execution.budget import Budget
+from atmosphere_grpc.execution.intent import as_call
+from atmosphere_grpc.execution.tie_break import TieBreak
+from atmosphere_grpc.integrations.integration import Integration
+from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.routing.intents import FOUND, Chosen, IntentRouter
+from atmosphere_grpc.routing.router import Candidate, decide, first_available
+from atmosphere_grpc.routing.routes import Routes
+
+#: How much of the time that is left reading an intent may take.
+READING_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a call goes, and why.
+
+    Attributes:
+        decision: The integration and model, and why they.
+        choices: The same, then the integrations that may take their place.
+    """
+
+    decision: RouteDecision
+    choices: Sequence[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for an intent.
+
+    Attributes:
+        call: What is asked of a backend.
+        place: Of which, by which route.
+        tried: What was asked of a model to find the route.
+    """
+
+    call: Call
+    place: Place
+    tried: tuple[Attempt, ...] = ()
+
+    def check(self) -> None:
+        """That a backend can be told what is asked, as far as that is known before it is asked.
+
+        Raises:
+            Failure: That of the first integration, where none of them can.
+        """
+        refused: Failure | None = None
+        for choice in self.place.choices:
+            try:
+                check_support(self.call, choice.integration, choice.model)
+            except Failure as failure:
+                refused = refused or failure
+                if not TABLE[failure.reason].elsewhere:
+                    break
+            else:
+                return
+        if refused is not None:
+            raise refused
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """How a model of several is chosen.
+
+    Attributes:
+        resident_below_s: A call with less time takes one that is in memory before one that is not.
+    """
+
+    resident_below_s: float = 10.0
+
+
+class Planner:
+    """Decides what is done where.
+
+    Args:
+        registry: The integrations.
+        router: Finds the routes of intents.
+        tie_break: Chooses between routes that are close together; None for nobody.
+        settings: How a model of several is chosen.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        router: IntentRouter | None = None,
+        tie_break: TieBreak | None = None,
+        settings: PlanSettings = PlanSettings(),
+    ) -> None:
+        self._registry = registry
+        self.router = router or IntentRouter(Routes())
+        self._tie_break = tie_break
+        self._settings = settings
+
+    async def of_intent(self, call: ExecuteCall, budget: Budget) -> Plan:
+        """What is to be done for an intent, and where.
+
+        Raises:
+            Failure: The request names what is not there, lacks something, or holds what nobody
+                can use.
+        """
+        chosen = await self.router.choose(call, budget.remaining_s * READING_SHARE)
+        tried: tuple[Attempt, ...] = ()
+        if self._tie_break is not None:
+            text = self.router.text(call)
+            chosen, tried = await self._tie_break.settled(chosen, text, self.router.routes, budget)
+        capability = chosen.capability(call)
+        try:
+            made = as_call(chosen.route.applied(call) if chosen.route else call, capability)
+        except Failure as failure:
+            if chosen.method not in FOUND or chosen.route is None:
+                raise
+            chosen = chosen.given_up(
+                f"route {chosen.route.name} was found, but cannot carry the request: "
+                f"{failure.message}"
+            )
+            capability = chosen.capability(call)
+            made = as_call(call, capability)
+        place = await self._place_of_route(chosen, call.target, capability, budget)
+        return Plan(made, replace(place, decision=chosen.evidence(place.decision)), tried)
+
+    async def of(
+        self, target: Target, capability: Capability, budget: Budget, *, alone: bool = False
+    ) -> Place:
+        """Where a call goes.
+
+        Args:
+            target: What it names.
+            capability: What is to be done.
+            budget: The call's time.
+            alone: Whether no other integration may take its place.
+
+        Raises:
+            Failure: See `decide`, and INTEGRATION_NOT_FOUND.
+        """
+        decision = await self._decide(target, capability, budget)
+        return Place(
+            decision, self._choices(decision, target.model, (), alone or _is_named(target))
+        )
+
+    async def _place_of_route(
+        self, chosen: Chosen, named: Target, capability: Capability, budget: Budget
+    ) -> Place:
+        """Where an intent goes: as it names it, else as its route does."""
+        route = chosen.route
+        if route is None:
+            return await self.of(named, capability, budget)
+        target = Target(
+            capability.value,
+            named.integration_id or route.integration_id,
+            named.model,
+        )
+        models = () if named.model else route.models
+        if models:
+            resident = budget.remaining_s < self._settings.resident_below_s
+            candidates = _candidates(self._asked(target), capability)
+            model = first_available(models, candidates, resident=resident)
+            target = replace(target, model=model)
+        by = f"route {route.name}"
+        if named.integration_id or named.model:
+            by = f"the request, or its {by},"
+        try:
+            decision = await self._decide(target, capability, budget, by)
+        except Failure as failure:
+            failure.message = f"route {route.name}: {failure.message}"
+            raise
+        return Place(decision, self._choices(decision, named.model, models, _is_named(named)))
+
+    def _choices(
+        self, decision: RouteDecision, named: str, models: Sequence[str], alone: bool
+    ) -> list[Choice]:
+        """Where a call may go: as it was decided, then the fallbacks of that integration.
+
+        Args:
+            decision: Where it goes first.
+            named: The model that the call names, if any.
+            models: Those of its route.
+            alone: Whether it must stay there, as a call that names its integration does.
+        """
+        first = self._registry.get(decision.integration_id)
+        choices = [Choice(first, decision.model)]
+        for fallback in () if alone else first.spec.fallback:
+            integration = self._registry.find(fallback.integration_id)
+            if integration is None or integration.state is IntegrationState.DOWN:
+                continue
+            item = _candidate(integration, decision.capability)
+            model = fallback.models.get(decision.model, "")
+            if not model:
+                # One of the same name where the call or its route names one, or another of the
+                # route's; else the other's default, unless the call itself names one.
+                wanted = (decision.model, *models) if named or models else ()
+                fitting = (name for name in wanted if item.has(name))
+                model = next(fitting, "" if named else item.default)
+            if model and not item.lacks(decision.capability, model):
+                choices.append(Choice(integration, model))
+        return choices
+
+    async def _decide(
+        self, target: Target, capability: Capability, budget: Budget, by: str = "the request"
+    ) -> RouteDecision:
+        asked = self._asked(target)
+        try:
+            return decide(target, capability, _candidates(asked, capability), by)
+        except Failure as failure:
+            if failure.reason not in (Reason.MODEL_NOT_FOUND, Reason.BACKEND_UNAVAILABLE):
+                raise
+        # What is known may be old, or nothing yet: ask before saying no.
+        async with budget.within(Phase.CONNECT, budget.given_s, "the integrations' models"):
+            await self._registry.refresh(asked)
+        return decide(target, capability, _candidates(asked, capability), by)
+
+    def _asked(self, target: Target) -> list[Integration]:
+        """The integration that is named, or all of them."""
+        if target.integration_id:
+            return [self._registry.get(target.integration_id)]
+        return [*self._registry]
+
+
+def _is_named(target: Target) -> bool:
+    return bool(target.integration_id)
+
+
+def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:
+    return [_candidate(item, capability) for item in asked]
+
+
+def _candidate(item: Integration, capability: Capability) -> Candidate:
+    state = item.state
+    return Candidate(
+        item.spec.id,
+        state,
+        item.models,
+        item.model_for(capability),
+        item.lists_all_models(capability),
+        item.status.error if state is IntegrationState.DOWN else "",
+        item.spec.advice if capability.is_chat else "",
+        item.offers(capability),
+    )
