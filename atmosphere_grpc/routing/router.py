@@ -217,9 +217,10 @@ def _no_such_model(target: Target, asked: Sequence[Candidate]) -> Failure:
 
 
 def _nobody_can(target: Target, capability: Capability, asked: Sequence[Candidate]) -> Failure:
-    if capability.is_fitted and any(item.state is IntegrationState.UP for item in asked):
+    up = any(item.state is IntegrationState.UP for item in asked)
+    if capability.is_fitted and (up or target.model):
         return _name_a_fitted_one(target, capability, asked)
-    if not any(item.models for item in asked):
+    if capability.is_fitted or not any(item.models for item in asked):
         return Failure(Reason.BACKEND_UNAVAILABLE, _why_none(asked))
     what = (
         f'model "{target.model}"'

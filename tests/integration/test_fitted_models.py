@@ -707,6 +707,21 @@ async def test_a_model_of_many_must_be_named(tmp_path: Path, capability: str) ->
         assert "those fitted for it are a, b" in told.message
 
 
+async def test_a_farm_that_went_down_is_told_as_such(tmp_path: Path) -> None:
+    async with (
+        FakeServer(LlamaFarm()) as fake,
+        FakeServer(OpenAI()) as other,
+        serving(tmp_path, llamafarm(fake), openai(other.base_url, "other")) as served,
+    ):
+        await served.client.models()
+        fake.always("/info", Reply.json({"detail": "x"}, 503))
+        await served.client.models()
+        told = await both(served, request("classify"))
+        assert isinstance(told, Told)
+        assert told.reason == "BACKEND_UNAVAILABLE"
+        assert 'integration "farm": the backend is not ready' in told.message
+
+
 async def test_a_model_that_was_fitted_since_is_found(tmp_path: Path) -> None:
     dialect = LlamaFarm()
     async with FakeServer(dialect) as fake, serving(tmp_path, llamafarm(fake)) as served:

@@ -302,7 +302,7 @@ async def test_list_integrations_says_how_it_is(embedded: Served) -> None:
     assert (integration.id, integration.kind) == ("embedded", "embedded")
     assert integration.state == execution_pb2.INTEGRATION_STATE_UP
     assert integration.default_model == CHAT
-    assert list(integration.capabilities) == ["chat", "embed"]
+    assert list(integration.capabilities) == ["chat", "embed", "generate"]
     assert len(integration.endpoints) == 2
     assert integration.latency_ms > 0
     assert integration.last_probe.ToSeconds() > 0
