@@ -142,7 +142,9 @@ def planner_of(settings: Settings, registry: Registry) -> Planner:
                 raise ConfigError(f"routing.embedder: {_NO_EXTRA}")
             log.warning("intents are gone by their letters: %s", _NO_EXTRA)
             chosen = None
-        embedder = chosen and IntegrationEmbedder(registry, chosen.integration, chosen.model)
+        embedder = None
+        if chosen is not None:
+            embedder = IntegrationEmbedder(registry, chosen.integration, chosen.model)
         reader = Reader(
             {route.name: route.texts for route in routes.described},
             routing.max_false_routes,

@@ -6,6 +6,7 @@ from atmosphere_grpc.domain import (
     OFFERED_BY,
     Anomalies,
     AnomalyCall,
+    Call,
     Capability,
     Classifications,
     ClassifyCall,
@@ -19,6 +20,9 @@ class LanguageOnly:
     def offers(self, capability: Capability) -> bool:
         """Everything but retrieval and fitted models."""
         return capability is not Capability.RAG and not capability.is_fitted
+
+    def check(self, model: str, call: Call) -> None:
+        """Takes everything, unless the dialect says otherwise."""
 
     async def classify(
         self, model: str, call: ClassifyCall, *, connect_s: float

@@ -38,6 +38,7 @@ from atmosphere_grpc.domain import (
     Anomalies,
     AnomalyCall,
     BackendEvent,
+    Call,
     Capability,
     ChatCall,
     Classifications,

@@ -137,24 +137,14 @@ class Planner:
         place = await self._place_of_route(chosen, call.target, capability, budget)
         return Plan(made, replace(place, decision=chosen.evidence(place.decision)), tried)
 
-    async def of(
-        self, target: Target, capability: Capability, budget: Budget, *, alone: bool = False
-    ) -> Place:
-        """Where a call goes.
-
-        Args:
-            target: What it names.
-            capability: What is to be done.
-            budget: The call's time.
-            alone: Whether no other integration may take its place.
+    async def of(self, target: Target, capability: Capability, budget: Budget) -> Place:
+        """Where a call goes that names what is to be done.
 
         Raises:
             Failure: See `decide`, and INTEGRATION_NOT_FOUND.
         """
         decision = await self._decide(target, capability, budget)
-        return Place(
-            decision, self._choices(decision, target.model, (), alone or _is_named(target))
-        )
+        return Place(decision, self._choices(decision, target))
 
     async def _place_of_route(
         self, chosen: Chosen, named: Target, capability: Capability, budget: Budget
@@ -182,22 +172,23 @@ class Planner:
         except Failure as failure:
             failure.message = f"route {route.name}: {failure.message}"
             raise
-        return Place(decision, self._choices(decision, named.model, models, _is_named(named)))
+        return Place(decision, self._choices(decision, named, models))
 
     def _choices(
-        self, decision: RouteDecision, named: str, models: Sequence[str], alone: bool
+        self, decision: RouteDecision, named: Target, models: Sequence[str] = ()
     ) -> list[Choice]:
         """Where a call may go: as it was decided, then the fallbacks of that integration.
 
+        A call that names its integration stays there.
+
         Args:
             decision: Where it goes first.
-            named: The model that the call names, if any.
+            named: What the call names.
             models: Those of its route.
-            alone: Whether it must stay there, as a call that names its integration does.
         """
         first = self._registry.get(decision.integration_id)
         choices = [Choice(first, decision.model)]
-        for fallback in () if alone else first.spec.fallback:
+        for fallback in () if named.integration_id else first.spec.fallback:
             integration = self._registry.find(fallback.integration_id)
             if integration is None or integration.state is IntegrationState.DOWN:
                 continue
@@ -206,9 +197,9 @@ class Planner:
             if not model:
                 # One of the same name where the call or its route names one, or another of the
                 # route's; else the other's default, unless the call itself names one.
-                wanted = (decision.model, *models) if named or models else ()
+                wanted = (decision.model, *models) if named.model or models else ()
                 fitting = (name for name in wanted if item.has(name))
-                model = next(fitting, "" if named else item.default)
+                model = next(fitting, "" if named.model else item.default)
             if model and not item.lacks(decision.capability, model):
                 choices.append(Choice(integration, model))
         return choices
@@ -232,10 +223,6 @@ class Planner:
         if target.integration_id:
             return [self._registry.get(target.integration_id)]
         return [*self._registry]
-
-
-def _is_named(target: Target) -> bool:
-    return bool(target.integration_id)
 
 
 def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:

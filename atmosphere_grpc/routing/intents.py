@@ -54,9 +54,8 @@ class Chosen:
 
     def evidence(self, placed: RouteDecision) -> RouteDecision:
         """A decision on integration and model, with what led to the route."""
-        decision = replace(
-            placed, explanation="; ".join(filter(None, (self.why, placed.explanation)))
-        )
+        said = "; ".join(filter(None, (self.why, placed.explanation)))
+        decision = replace(placed, explanation=said)
         if self.route is not None or self.ranking is not None:
             decision = replace(
                 decision, method=self.method, route=self.route.name if self.route else ""
@@ -140,8 +139,8 @@ def in_words(ranking: Ranking) -> str:
         return f"route {ranking.best} with {ranking.score:.2f} (from {bar.threshold:.2f} on){then}"
     if ranking.score < bar.threshold:
         return (
-            f"no route is sure: the nearest is {ranking.best} with {ranking.score:.2f}, which takes "
-            f"{bar.threshold:.2f}"
+            f"no route is sure: the nearest is {ranking.best} with {ranking.score:.2f}, "
+            f"which takes {bar.threshold:.2f}"
         )
     return (
         f"no route is sure: {ranking.best} with {ranking.score:.2f} is less than {bar.margin:.2f} "

@@ -63,9 +63,7 @@ def kin_of(routes: Mapping[str, Sequence[str]], vectors: Vectors, groups: Sequen
                 about[route] = area
     claims: dict[int, set[int]] = {}
     for route, area in about.items():
-        own = {
-            place for place in lies_in[route] if place is not None and groups[place].area == area
-        }
+        own = {i for i in lies_in[route] if i is not None and groups[i].area == area}
         contested = sum(other == area for other in about.values()) > 1
         if len(own) > 1 and not contested:
             own = {number for number, group in enumerate(groups) if group.area == area}

@@ -73,7 +73,7 @@ def units(vectors: Sequence[Sequence[float]]) -> Vectors:
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise Failure(Reason.BACKEND_CONTRACT, "the embedder gives no vectors of one length")
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms, norms, 1)
+    return (rows / np.where(norms, norms, 1)).astype(np.float32)
 
 
 async def _still_holds(known: Mapping[str, Vectors], embedder: Embedder) -> bool:

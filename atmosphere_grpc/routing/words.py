@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 _WORD = re.compile(r"\w+")
 #: In how many texts a word or pair must be to count.
@@ -45,4 +46,4 @@ class Words:
 def _terms(text: str) -> Iterable[str]:
     words = _WORD.findall(text.lower())
     yield from words
-    yield from (f"{first} {second}" for first, second in zip(words, words[1:], strict=False))
+    yield from (f"{first} {second}" for first, second in pairwise(words))

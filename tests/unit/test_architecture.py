@@ -22,7 +22,9 @@ BELOW = {
     "control": set[str](),
     "v1": set[str](),
     "backends": {"domain", "errors"},
-    "composition": {"backends", "integrations", "config"},
+    "composition": {
+        *("backends", "integrations", "config", "domain", "execution", "routing"),
+    },
     "integrations": {"backends", "domain", "errors"},
     "routing": {"domain", "errors"},
     "embedded": {"backends", "domain", "errors"},
@@ -51,6 +53,10 @@ RESERVED = {
     "google": {"codec", "cli/output.py"},
     "grpc": {"errors.py", "servicer.py", "interceptors", "server.py", "cli/connection.py"},
     "xllamacpp": {"embedded/child.py"},
+    "numpy": {"routing/head.py", "routing/kin.py", "routing/vectors.py", "embedded/convert.py"},
+    "scipy": {"routing/head.py"},
+    "sklearn": {"routing/head.py"},
+    "matplotlib": {"cli/evaluation.py"},
 }
 
 

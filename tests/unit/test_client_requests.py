@@ -328,6 +328,7 @@ def test_execute_and_route_carry_the_same(kind: Any) -> None:
         capability="chat",
         integration="i",
         model="m",
+        route="r",
         options={"top_k": 3},
     )
     assert as_dict(request) == {
@@ -337,6 +338,7 @@ def test_execute_and_route_carry_the_same(kind: Any) -> None:
         "integration_id": "i",
         "model": "m",
         "sampling": {"top_k": 3},
+        "route": "r",
     }
 
 
