@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atmosphere_grpc.cli import calls, chat, config, serve
+from atmosphere_grpc.cli import calls, chat, config, route, serve
 
 app = typer.Typer(
     name="atmosphere-grpc",
@@ -44,10 +44,10 @@ COMMANDS = {
     "embed": calls.embed,
     "models": calls.models,
     "integrations": calls.integrations,
-    "route": calls.route,
     "test": calls.try_integration,
     "health": calls.health,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(route.app, name="route")
 app.add_typer(config.app, name="config")

@@ -28,6 +28,9 @@ Capability = Annotated[
         "decides.",
     ),
 ]
+Route = Annotated[
+    str, typer.Option("--route", "-r", help="The route. Default: the router decides.")
+]
 Kwargs = Annotated[
     str, typer.Option("--kwargs", help="Further arguments, as a JSON object: prompt, data, …")
 ]
@@ -42,16 +45,18 @@ def execute(
     capability: Capability = "",
     integration: Integration = "",
     model: Model = "",
+    route: Route = "",
     kwargs: Kwargs = "",
     **options: Any,
 ) -> None:
     """Route an intent to a capability, run it, and say what happened."""
     response = client.execute(
         intent,
-        kwargs=_json_object(kwargs),
+        kwargs=json_object(kwargs),
         capability=capability,
         integration=integration,
         model=model,
+        route=route,
         **options,
     )
     if output.as_json:
@@ -69,7 +74,8 @@ def execute(
             output.text(f"row {anomaly.index}: {anomaly.score:.3f}")
     output.facts(
         anomalous(data),
-        f"{response.capability} on {data.integration_id} · {data.model}",
+        f"{response.route.route}: " * bool(response.route.route)
+        + f"{response.capability} on {data.integration_id} · {data.model}",
         f"{response.execution_time_ms:.0f} ms",
         usage(data.usage),
         finish(data.finish_reason),
@@ -121,7 +127,7 @@ def models(
                 ", ".join(model.capabilities),
                 str(model.context_length or ""),
                 f"{model.size_bytes / 1e6:.0f} MB" if model.size_bytes else "",
-                _state(execution_pb2.ModelState.Name(model.state), "MODEL_STATE_"),
+                state_name(execution_pb2.ModelState.Name(model.state), "MODEL_STATE_"),
                 "default" if model.is_default else "",
             )
             for model in listed
@@ -144,7 +150,7 @@ def integrations(client: AtmosphereClient, output: Output) -> None:
             (
                 item.id,
                 item.kind,
-                _state(execution_pb2.IntegrationState.Name(item.state), "INTEGRATION_STATE_"),
+                state_name(execution_pb2.IntegrationState.Name(item.state), "INTEGRATION_STATE_"),
                 f"{item.latency_ms:.0f} ms",
                 item.default_model,
                 ", ".join(item.capabilities),
@@ -156,35 +162,6 @@ def integrations(client: AtmosphereClient, output: Output) -> None:
     for item in listed:
         if item.error:
             output.note(f"{item.error} [{item.error_reason}]")
-
-
-@connected
-@sampling
-def route(
-    client: AtmosphereClient,
-    output: Output,
-    intent: Annotated[str, typer.Argument(help="What is wanted, in plain words.")],
-    capability: Capability = "",
-    integration: Integration = "",
-    model: Model = "",
-    kwargs: Kwargs = "",
-    **options: Any,
-) -> None:
-    """Say what execute would do, and call no model."""
-    decision = client.route(
-        intent,
-        kwargs=_json_object(kwargs),
-        capability=capability,
-        integration=integration,
-        model=model,
-        **options,
-    )
-    if output.as_json:
-        output.message(decision)
-        return
-    method = _state(chat_pb2.RouteMethod.Name(decision.method), "ROUTE_METHOD_")
-    output.text(f"{decision.capability} on {decision.integration_id} · {decision.model}")
-    output.facts(method, decision.explanation)
 
 
 @connected
@@ -254,11 +231,11 @@ def anomalous(data: execution_pb2.ExecutionData) -> str:
 
 def finish(reason: chat_pb2.FinishReason.ValueType) -> str:
     """Why an answer ended, when it was not simply done."""
-    name = _state(chat_pb2.FinishReason.Name(reason), "FINISH_REASON_")
+    name = state_name(chat_pb2.FinishReason.Name(reason), "FINISH_REASON_")
     return "" if name in ("stop", "") else f"ended by {name.replace('_', ' ')}"
 
 
-def _state(name: str, prefix: str) -> str:
+def state_name(name: str, prefix: str) -> str:
     """An enum value, as people write it."""
     short = name.removeprefix(prefix).lower()
     return "" if short == "unspecified" else short
@@ -269,7 +246,8 @@ def _vector(embedding: execution_pb2.Embedding) -> str:
     return f"[{shown}, …] {len(embedding.values)} dimensions"
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> dict[str, Any] | None:
+    """An option's JSON object; None where it is not given."""
     if not text:
         return None
     try:

@@ -44,6 +44,7 @@ INTENT: dict[str, Any] = {
     "capability": "",
     "integration": "",
     "model": "",
+    "route": "",
     "options": {},
 }
 
