@@ -28,7 +28,7 @@ DEFAULT = "intent"
 class IntentOrCommand(TyperGroup):
     """A group whose first argument is an intent, unless it is the name of a command."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts the default command in place where none is named."""
         asks_for_help = bool(args) and args[0] in ctx.help_option_names
         if args and args[0] not in self.commands and not asks_for_help:

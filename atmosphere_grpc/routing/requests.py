@@ -27,6 +27,13 @@ def background() -> tuple[str, ...]:
 
 
 @cache
+def texts() -> tuple[str, ...]:
+    """All of them, each once, in their order."""
+    grouped = (text for group in groups() for text in group.requests)
+    return tuple(dict.fromkeys([*background(), *grouped]))
+
+
+@cache
 def groups() -> tuple[Group, ...]:
     """The groups, area by area."""
     found: list[Group] = []
