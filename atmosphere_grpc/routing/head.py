@@ -7,6 +7,7 @@ on intents that it has not seen, by cross-validation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 #: How much words weigh beside the vector, which has length 1.
-WORDS_WEIGHT = 1.5
+WORDS_WEIGHT = 2.0
 #: How much a route's own text weighs beside a request that ships.
 OWN_WEIGHT = 3.0
+#: How much none weighs beside a route.
+NONE_WEIGHT = 2.0
 #: The inverse of how strongly weights are kept small.
 STRENGTH = 3.0
 #: When learning stops: the steepest slope that is left.
@@ -48,6 +51,10 @@ NEVER = -30.0
 #: Which share of all intents is taken to belong to no route. The bound on false routes holds
 #: whatever it is; how sure a score sounds depends on it.
 NONE_SHARE = 0.3
+#: How far a route's threshold may be from the one that would do for all.
+APART = 0.1
+#: How many texts a route is taken to have, where one threshold is weighed against another.
+TYPICAL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +226,14 @@ def _features(texts: Sequence[str], vectors: Floats, words: Words) -> Any:
 
 
 def _fit(features: Any, classes: NDArray[np.int64], weights: Floats) -> LogisticRegression:
-    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300, tol=TOLERANCE)
-    return model.fit(features, classes, sample_weight=weights)
+    """Each route weighs as much as any other, however many texts it has; none weighs more."""
+    total = np.bincount(classes, weights)
+    share = 1 / np.maximum(total, 1)
+    share[-1] *= NONE_WEIGHT
+    balanced = weights * (share / share.mean())[classes]
+    balanced *= len(classes) / balanced.sum()
+    model = LogisticRegression(C=STRENGTH, max_iter=300, tol=TOLERANCE)
+    return model.fit(features, classes, sample_weight=balanced)
 
 
 def _columns(model: LogisticRegression, count: int) -> tuple[Floats, Floats]:
@@ -261,11 +274,80 @@ def _calibrated(logits: Floats, classes: NDArray[np.int64], share: Floats) -> tu
 
 
 def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list[Bar]:
+    """What each route's score must reach, by unseen texts.
+
+    Of all thresholds that keep the false routes within the bound, those that let the most texts of
+    the routes through: a route that few others are mistaken for needs a lower one. It must be ahead
+    of the next by so much that no more texts of other routes are let through than the bound says.
+    """
     count = logits.shape[1] - 1
     likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-    likely /= likely.sum(axis=1, keepdims=True)
-    best = likely[:, :count].argmax(axis=1)
-    score = likely[np.arange(len(best)), best]
-    none = classes == count
-    threshold = threshold_for(score[none].tolist(), int(false_rate * none.sum()))
-    return [Bar(threshold)] * count
+    likely = (likely / likely.sum(axis=1, keepdims=True))[:, :count]
+    rows = np.arange(len(likely))
+    best = likely.argmax(axis=1)
+    score = likely[rows, best]
+    others = likely.copy()
+    others[rows, best] = 0
+    ahead = score - others.max(axis=1)
+    none, right = classes == count, classes == best
+    wrong = ~none & ~right
+    allowed = _allowed(int(none.sum()), false_rate)
+    base = threshold_for(score[none].tolist(), allowed)
+    by_route = [
+        (score[none & (best == route)], score[right & (best == route)]) for route in range(count)
+    ]
+    thresholds = _cheapest(by_route, allowed, base)
+    passed = score >= np.array(thresholds)[best]
+    margins = [
+        threshold_for(
+            ahead[wrong & passed & (best == route)].tolist(),
+            int(false_rate * (~none & (best == route)).sum()),
+        )
+        for route in range(count)
+    ]
+    return [Bar(*pair) for pair in zip(thresholds, margins, strict=True)]
+
+
+def _allowed(count: int, rate: float) -> int:
+    """How many of so many may pass, so that the rate is kept with some confidence.
+
+    One standard deviation below what is expected (binomial): that many were seen by chance alone.
+    """
+    expected = rate * count
+    return max(0, int(expected - math.sqrt(expected * (1 - rate))))
+
+
+def _cheapest(by_route: Sequence[tuple[Floats, Floats]], allowed: int, base: float) -> list[float]:
+    """Thresholds that let the most right texts through, and at most `allowed` others in all.
+
+    Args:
+        by_route: For each route the scores of others' texts, and of its own.
+        allowed: How many of the others' may pass.
+        base: The threshold that would do for all routes alike.
+    """
+    low, high = 0.0, 1000.0
+    found = [base] * len(by_route)
+    for _ in range(30):
+        price = (low + high) / 2
+        tried = [_best(false, right, price, base) for false, right in by_route]
+        passing = sum(
+            int((false >= threshold).sum())
+            for (false, _), threshold in zip(by_route, tried, strict=True)
+        )
+        if passing <= allowed:
+            found, high = tried, price
+        else:
+            low = price
+    return found
+
+
+def _best(false: Floats, right: Floats, price: float, base: float) -> float:
+    """The threshold near `base` that is worth most, where each false text costs `price` right."""
+    near = np.concatenate([right, [base]])
+    near = near[np.abs(near - base) <= APART]
+    worth = [
+        (right >= threshold).sum() / max(1, len(right)) * TYPICAL
+        - price * (false >= threshold).sum()
+        for threshold in near
+    ]
+    return float(near[int(np.argmax(worth))])
