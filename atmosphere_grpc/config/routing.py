@@ -176,10 +176,11 @@ class Routing(Section):
         "what the router was trained on.",
     )
     max_chars: int = Field(
-        500,
+        200,
         ge=64,
         le=8000,
-        description="How much of an intent is read, in characters: its beginning and its end.",
+        description="How much of an intent is read, in characters: its beginning and its end. What "
+        "is wanted stands there; a pasted text between them is about anything.",
     )
     tie_break: TieBreak | None = Field(
         None,

@@ -90,7 +90,7 @@ class IntentRouter:
         max_chars: How much of an intent is read, in characters.
     """
 
-    def __init__(self, routes: Routes, reader: Reader | None = None, max_chars: int = 500) -> None:
+    def __init__(self, routes: Routes, reader: Reader | None = None, max_chars: int = 200) -> None:
         self.routes = routes
         self.reader = reader
         self._max_chars = max_chars
