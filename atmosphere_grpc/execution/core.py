@@ -40,6 +40,7 @@ from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.log import failed
+from atmosphere_grpc.record import current
 from atmosphere_grpc.routing.router import Candidate, capability_of, decide
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Execution:
                 where it was sent on, so that none can.
         """
         route = await self._decide(call.target, Capability.CHAT, budget)
+        current().route = route
         choices = self._choices(call.target, route, settings)
         attempts = Attempts(choices, Capability.CHAT, settings, budget)
         while True:
@@ -129,6 +131,7 @@ class Execution:
     async def embed(self, call: EmbedCall, budget: Budget) -> EmbedResult:
         """Turns texts into vectors."""
         route = await self._decide(call.target, Capability.EMBED, budget)
+        current().route = route
         choices = self._choices(call.target, route, self.settings)
         attempts = Attempts(choices, Capability.EMBED, self.settings, budget)
         while True:
@@ -162,7 +165,9 @@ class Execution:
             as_embed(call)
         else:
             as_chat(call)
-        return await self._decide(call.target, capability, budget)
+        decision = await self._decide(call.target, capability, budget)
+        current().route = decision
+        return decision
 
     async def test(self, call: TestCall, budget: Budget) -> TestResult:
         """Prompts one integration; says what failed instead of failing."""

@@ -44,7 +44,9 @@ def refused(*options: str, **environment: str) -> Finished:
 def test_one_line_on_stdout_says_that_it_is_ready(tmp_path: Path, config: Path) -> None:
     with serving(tmp_path, "--config", str(config)) as server:
         done = server.stop()
-    assert re.fullmatch(r"ready grpc=127\.0\.0\.1:\d+ node=\S+ integrations=far:down\n", done.out)
+    address = r"127\.0\.0\.1:\d+"
+    ready = rf"ready grpc={address} metrics={address} node=\S+ integrations=far:down\n"
+    assert re.fullmatch(ready, done.out)
     assert done.status == 0
 
 
@@ -116,7 +118,11 @@ def test_a_signal_while_the_models_load_leaves_nothing(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "ATMOSPHERE_STATE_DIR": str(tmp_path)},
+        env={
+            **os.environ,
+            "ATMOSPHERE_STATE_DIR": str(tmp_path),
+            "ATMOSPHERE_METRICS__LISTEN": "127.0.0.1:0",
+        },
     )
     assert process.stderr is not None
     for line in process.stderr:

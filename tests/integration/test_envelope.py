@@ -124,13 +124,13 @@ async def test_each_call_has_one_line_in_the_log_without_what_was_said(
     await served.stub.Embed(execution_pb2.EmbedRequest(input=[PROMPT]))
     await failure_of(served.stub.Execute(execution_pb2.ExecuteRequest()))
     await health_stub(served).Check(health_pb2.HealthCheckRequest())
-    end = r" duration_ms=\d+\.\d request_id=[0-9a-f]{32}"
+    end = r" caller=ipv4:.* duration_ms=\d+\.\d request_id=[0-9a-f]{32}"
     expected = [
-        "Chat code=INTERNAL reason=STREAM_TRUNCATED",
-        "Chat code=OK",
-        "Execute code=OK",
-        "Embed code=OK",
-        "Execute code=INVALID_ARGUMENT reason=INVALID_FIELD",
+        "call method=Chat code=INTERNAL reason=STREAM_TRUNCATED",
+        "call method=Chat code=OK",
+        "call method=Execute code=OK",
+        "call method=Embed code=OK",
+        "call method=Execute code=INVALID_ARGUMENT reason=INVALID_FIELD",
     ]
     told = lines(log, ACCESS)
     assert len(told) == len(expected)
@@ -153,7 +153,7 @@ async def test_a_cancelled_call_has_its_line_too(
     call.cancel()
     await until(lambda: bool(lines(log, ACCESS)), "the line of the cancelled call")
     (line,) = lines(log, ACCESS)
-    assert line.startswith("Chat code=CANCELLED duration_ms=")
+    assert line.startswith("call method=Chat code=CANCELLED ")
 
 
 # --- faults of our own -------------------------------------------------------------------------
