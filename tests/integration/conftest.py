@@ -88,7 +88,7 @@ class Served:
     channel: grpc.aio.Channel
     stub: ExecutionAsyncStub
     client: AsyncAtmosphereClient
-    metrics: str | None = None
+    metrics: str = ""
 
 
 def openai(
@@ -127,7 +127,7 @@ async def serving(
     given = {"listen": "127.0.0.1:0", "node_id": NODE, "probe_interval": 3600, **settings}
     server = Server(Settings(state_dir=state_dir, **given), Registry(integrations))
     address = server.bind()
-    metrics = server.bind_metrics() if "metrics" in settings else None
+    metrics = (server.bind_metrics() or "") if "metrics" in settings else ""
     async with asyncio.timeout(LIFE_LIMIT_S):
         await server.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,22 @@ from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import Begun, Delta
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
-from atmosphere_grpc.log import RequestId
+from atmosphere_grpc.log import JsonLines, RequestId
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
-from tests.fakes import DONE, Close, FakeServer, OpenAI, Reply, Reset, Stall, Until, event, text
+from tests.fakes import (
+    DONE,
+    MODEL,
+    USAGE,
+    Close,
+    FakeServer,
+    OpenAI,
+    Reply,
+    Reset,
+    Stall,
+    Until,
+    event,
+    text,
+)
 from tests.integration.conftest import (
     CHAT_PATH,
     EMBED_PATH,
@@ -138,6 +152,35 @@ async def test_each_call_has_one_line_in_the_log_without_what_was_said(
         assert re.fullmatch(re.escape(begin) + end, line)
     assert PROMPT not in log.text
     assert ANSWER not in log.text
+
+
+async def test_the_line_of_a_call_says_how_it_went(
+    served: Served, fake: FakeServer, log: pytest.LogCaptureFixture
+) -> None:
+    fake.script(CHAT_PATH, Reply.json({}, 503))
+    await read(served.stub.Chat(chat_request(), metadata=(("x-request-id", "mine"),)))
+    (record,) = (record for record in log.records if record.name == ACCESS)
+    told = json.loads(JsonLines().format(record))
+    times = [told.pop(f"{name}_ms") for name in ("queue", "first_token", "duration")]
+    assert 0 <= times[0] <= times[1] <= times[2] < 10_000
+    assert told.pop("time")
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", told.pop("caller"))
+    assert told == {
+        "level": "info",
+        "logger": ACCESS,
+        "message": "call",
+        "method": "Chat",
+        "code": "OK",
+        "capability": "chat",
+        "decided": "default",
+        "integration": "fake",
+        "model": MODEL,
+        "attempts": 2,
+        "finish_reason": "stop",
+        "prompt_tokens": USAGE["prompt_tokens"],
+        "completion_tokens": USAGE["completion_tokens"],
+    }
+    assert vars(record)["request"] == " request_id=mine"
 
 
 def health_stub(served: Served) -> Any:
