@@ -113,8 +113,8 @@ def _methods(seen: Interval) -> Table:
 
 def _integrations(seen: Interval) -> Table:
     table = _table(
-        *("integration", "state", "open", "running", "queued", "attempts", "failed"),
-        *("first token p50", "p95", "tokens"),
+        *("integration", "state", "open", "runs", "queued", "attempts", "failed"),
+        *("first p50", "p95", "tokens"),  # of the time to the first token
     )
     for name in seen.now.known("atmosphere_integration_state", "integration"):
         states = seen.now.values("atmosphere_integration_state", integration=name)
@@ -145,7 +145,7 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
     return table
 
 
