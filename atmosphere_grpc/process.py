@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +25,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server is: for calls, and where its metrics are read (None: nowhere)."""
+
+    grpc: str
+    metrics: str | None
+
+
 async def serve(
     load: Callable[[], Settings],
     *,
-    ready: Callable[[Server, str], None],
+    ready: Callable[[Server, Addresses], None],
     progress: Callable[[str], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
@@ -37,7 +46,7 @@ async def serve(
 
     Args:
         load: Loads the settings, how and what it serves.
-        ready: Called with the server and its address once it serves.
+        ready: Called with the server and its addresses once it serves.
         progress: Told, in a few words, what takes time before that; "" when nothing does.
 
     Returns:
@@ -55,8 +64,8 @@ async def serve(
         started = await signals.unless_first(_start(settings, composition, stack, progress))
         if started is None:
             return 0
-        server, address, extra = started
-        note = _note(settings.state_dir, address, stack)
+        server, addresses, extra = started
+        note = _note(settings.state_dir, addresses.grpc, stack)
 
         def reload() -> None:
             result = _reload(server, load, composition, extra)
@@ -65,7 +74,7 @@ async def serve(
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         progress("")
-        ready(server, address)
+        ready(server, addresses)
         await signals.first.wait()
         drained = await signals.unless_second(server.drain())
     return 0 if drained else 1
@@ -112,8 +121,8 @@ async def _start(
     composition: Composition,
     stack: contextlib.AsyncExitStack,
     progress: Callable[[str], None],
-) -> tuple[Server, str, list[Integration]]:
-    """A server that serves, its address, and the integrations that it has beside the configured.
+) -> tuple[Server, Addresses, list[Integration]]:
+    """A server that serves, its addresses, and the integrations that it has beside the configured.
 
     What it needs is stopped with the stack.
     """
@@ -132,14 +141,14 @@ async def _start(
         child.on_change = lambda: registry.wake(INTEGRATION_ID)
     server = Server(settings, registry)
     # Bound first: a port that is taken is told before seconds are spent on loading models.
-    address = server.bind()
+    addresses = Addresses(server.bind(), server.bind_metrics())
     if children:
         progress(f"loading {' and '.join(child.model.id for child in children)}")
     await stack.enter_async_context(embedded.running(children))
     stack.push_async_callback(server.stop)
     progress("looking at the integrations")
     await server.start()
-    return server, address, extra
+    return server, addresses, extra
 
 
 class _Signals:

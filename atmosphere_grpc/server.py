@@ -26,6 +26,7 @@ from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
 from atmosphere_grpc.node import node_id
 from atmosphere_grpc.servicer import Servicer
+from atmosphere_grpc.telemetry.observing import Observing
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import add_ExecutionServicer_to_server
 
@@ -60,7 +61,10 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 
 #: Settings that a server has for its life.
-FIXED_SETTINGS = ("listen", "node_id", "state_dir", "reflection", "embedded")
+FIXED_SETTINGS = (
+    *("listen", "node_id", "state_dir", "reflection", "embedded"),
+    *("metrics", "telemetry", "log_format"),
+)
 
 
 class StartError(Exception):
@@ -73,6 +77,9 @@ class Server:
     Args:
         settings: How it serves.
         registry: What it serves; probed and closed by the server.
+
+    Raises:
+        ConfigError: What the settings ask for is not installed.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -80,11 +87,14 @@ class Server:
         self._registry = registry
         self._in_flight = InFlight()
         deadlines = _deadlines(settings)
-        self._envelope = Envelope(SERVICE, self._in_flight, deadlines)
+        self.node_id = node_id(settings.node_id, settings.state_dir)
+        self._observing = Observing(
+            settings, SERVICE, registry, self._in_flight.by_method, self.node_id
+        )
+        self._envelope = Envelope(SERVICE, self._in_flight, deadlines, self._observing.sinks)
         self._grpc = grpc.aio.server(interceptors=[self._envelope], options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
-        self.node_id = node_id(settings.node_id, settings.state_dir)
         planner = planner_of(settings, registry)
         self._execution = Execution(
             registry, _attempts(settings), settings.progress_interval, planner
@@ -127,11 +137,32 @@ class Server:
             ) from None
         return f"{host}:{bound}"
 
+    def bind_metrics(self) -> str | None:
+        """Takes the metrics' address; gives the one that it got, or None when they are off.
+
+        Without it, nobody can read them: several servers in a process would want the same one.
+
+        Raises:
+            StartError: It cannot be had.
+        """
+        if not self._settings.metrics.enabled:
+            return None
+        listen = self._settings.metrics.listen
+        try:
+            return self._observing.bind(listen)
+        except OSError as error:
+            raise StartError(
+                f"metrics.listen: cannot listen on {listen} ({error.strerror or error}) – stop "
+                "what uses the port, choose another address with metrics.listen or "
+                "ATMOSPHERE_METRICS__LISTEN, or set metrics.enabled to false"
+            ) from None
+
     async def start(self) -> None:
         """Serves, and begins to probe; returns once every integration has been looked at."""
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._grpc.start()
+        await self._observing.start()
         self._registry.on_change = self._probed.set
         self._registry.start(self._settings.probe_interval)
         while not self._registry.looked_at:
@@ -184,6 +215,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
         await self._grpc.stop(None)
+        await self._observing.stop()
         await self._registry.aclose()
 
     async def _reroute(self, planner: Planner) -> None:

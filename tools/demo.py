@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ def server() -> Iterator[str]:
         [*command, "--listen", "127.0.0.1:0", "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
+        # Another server of this machine may have the port of the metrics.
+        env={**os.environ, "ATMOSPHERE_METRICS__ENABLED": "false"},
     )
     try:
         assert process.stdout is not None

@@ -22,9 +22,16 @@ from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refus
 from atmosphere_grpc.codec import kwargs
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE
+from atmosphere_grpc.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/errors.md", "docs/configuration.md", "docs/backends.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/errors.md",
+    "docs/configuration.md",
+    "docs/backends.md",
+    "docs/observability.md",
+)
 _PART = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
@@ -92,6 +99,22 @@ def extra() -> str:
     )
 
 
+def metrics() -> str:
+    """Every metric for Prometheus."""
+    return table(
+        ("metric", "kind", "labels", "meaning"),
+        (
+            (
+                f"`{metric.shown}`",
+                metric.kind.value,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.help,
+            )
+            for metric in METRICS
+        ),
+    )
+
+
 def _rule(rule: Rule) -> str:
     match rule:
         case Sent(path, note):
@@ -131,6 +154,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "kwargs": kwarg_names,
     "parameters": parameters,
     "extra": extra,
+    "metrics": metrics,
 }
 
 

@@ -25,6 +25,7 @@ from httpx_aiohttp import AiohttpTransport
 from atmosphere_grpc.backends import connected
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
 from atmosphere_grpc.errors import Failure, Phase, Reason
+from atmosphere_grpc.record import current, trace_headers
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -37,6 +38,7 @@ DRAIN_S = 0.05
 #: so that a request is not sent into a connection that is being closed.
 KEEP_ALIVE_S = 4.0
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_JSON = {"content-type": "application/json"}
 
 #: Whether the request that this task sends got a connection that was used before.
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
@@ -209,6 +211,8 @@ class Wire:
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
         tracing.on_connection_create_end.append(_note_connection)
+        tracing.on_connection_queued_start.append(_note_queued)
+        tracing.on_connection_queued_end.append(_note_unqueued)
 
         def session() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(
@@ -277,7 +281,7 @@ class Wire:
             method,
             path,
             content=body,
-            headers={"content-type": "application/json", **headers} if body else headers,
+            headers={**_JSON, **trace_headers(), **headers} if body else trace_headers(),
             # Only connecting is bounded here; all that follows, by the call's budget.
             timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s)),
         )
@@ -317,6 +321,16 @@ def _public_authorities() -> ssl.SSLContext:
 async def _note_reuse(*_: object) -> None:
     _reused.set(True)
     await _note_connection()
+
+
+async def _note_queued(*_: object) -> None:
+    if (attempt := current().last) is not None:
+        attempt.wait_for_connection()
+
+
+async def _note_unqueued(*_: object) -> None:
+    if (attempt := current().last) is not None:
+        attempt.got_connection()
 
 
 async def _note_connection(*_: object) -> None:

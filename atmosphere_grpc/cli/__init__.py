@@ -1,13 +1,14 @@
-"""The command line: `serve`, `config`, and a command for every RPC."""
+"""The command line: `serve`, `config`, `top`, and a command for every RPC."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from atmosphere_grpc.cli import calls, chat, config, route, serve
+from atmosphere_grpc.cli import calls, chat, config, route, serve, top
 
 app = typer.Typer(
     name="atmosphere-grpc",
@@ -37,7 +38,7 @@ def _root(
     pass
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "execute": calls.execute,
     "chat": chat.chat,
@@ -46,6 +47,7 @@ COMMANDS = {
     "integrations": calls.integrations,
     "test": calls.try_integration,
     "health": calls.health,
+    "top": top.top,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

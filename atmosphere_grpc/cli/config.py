@@ -29,6 +29,10 @@ def check(config_file: ConfigFile = None) -> None:
     with _told():
         settings = config.load(config_file)
         faults = []
+        try:
+            settings.telemetry.check_installed()
+        except config.ConfigError as error:
+            faults.append(str(error))
         for integration in settings.effective_integrations:
             for read in (integration.read_headers, integration.tls_context):
                 try:

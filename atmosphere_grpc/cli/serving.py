@@ -7,6 +7,7 @@ that a server imports.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from atmosphere_grpc import config
 from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.gguf_file import EmbeddedError
-from atmosphere_grpc.log import RequestId
+from atmosphere_grpc.log import JsonLines, RequestId, TextLines
+from atmosphere_grpc.process import Addresses
 from atmosphere_grpc.process import serve as serve_until_stopped
 from atmosphere_grpc.server import Server, StartError
 
@@ -41,7 +43,8 @@ def run(config_file: Path | None, said: Mapping[str, Any]) -> int:
         return config.load(config_file, said)
 
     try:
-        _log_to_stderr(load().log_level)
+        settings = load()
+        _log_to_stderr(settings.log_level, settings.log_format)
         for name in config.unknown_variables():
             log.warning("the environment variable %s names no setting and is ignored", name)
         return _run(load, progress)
@@ -90,10 +93,12 @@ def _run(load: Callable[[], config.Settings], progress: _Progress) -> int:
     return uvloop.run(work)
 
 
-def _ready(server: Server, address: str) -> None:
+def _ready(server: Server, addresses: Addresses) -> None:
     states = {item.spec.id: item.status for item in server.registry}
     shown = ",".join(f"{name}:{status.state.value}" for name, status in states.items())
-    print(f"ready grpc={address} node={server.node_id} integrations={shown or 'none'}", flush=True)  # noqa: T201
+    metrics = f" metrics={addresses.metrics}" if addresses.metrics else ""
+    rest = f"node={server.node_id} integrations={shown or 'none'}"
+    print(f"ready grpc={addresses.grpc}{metrics} {rest}", flush=True)  # noqa: T201
     if any(status.state is IntegrationState.UP for status in states.values()):
         return
     remedy = (
@@ -104,11 +109,12 @@ def _ready(server: Server, address: str) -> None:
     log.warning("no integration is usable, so health says NOT_SERVING: %s", remedy)
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(RequestId())
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s%(request)s"
-    logging.basicConfig(level=level.upper(), format=form, handlers=[handler], force=True)
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextLines() if text else JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Theirs say nothing that ours do not.
     for name in ("httpx", "gguf"):
         logging.getLogger(name).setLevel(logging.WARNING)

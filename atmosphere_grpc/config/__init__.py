@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.load import load, shown, unknown_variables
+from atmosphere_grpc.config.observability import Telemetry
 from atmosphere_grpc.config.section import ConfigError, Secret
 from atmosphere_grpc.config.settings import Deadlines, Settings, default_state_dir
 
@@ -18,6 +19,7 @@ __all__ = [
     "Integration",
     "Secret",
     "Settings",
+    "Telemetry",
     "default_state_dir",
     "load",
     "shown",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import platformdirs
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from atmosphere_grpc.config.integration import Integration
+from atmosphere_grpc.config.observability import Address, Metrics, Telemetry
 from atmosphere_grpc.config.routing import Embedder, Routing
 from atmosphere_grpc.config.section import Duration, Section
 
@@ -95,7 +96,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
         description="This node's name in answers. Unset: one is made and kept in `state_dir`.",
     )
-    listen: str = Field(
+    listen: Address = Field(
         "127.0.0.1:50051",
         description="The address of the gRPC service; port 0 takes a free one.",
     )
@@ -105,6 +106,15 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe lines that are logged, to stderr."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="How: `json`, an object a line, or `text` for people. `auto`: text on a "
+        "terminal, else JSON.",
+    )
+    metrics: Metrics = Field(Metrics(), description="Metrics for Prometheus.")
+    telemetry: Telemetry = Field(
+        Telemetry(), description="What is sent to an OpenTelemetry collector."
     )
     reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the API.")
     drain_grace: Duration = Field(
@@ -124,17 +134,6 @@ class Settings(BaseSettings):
         "default is enabled.",
     )
     routing: Routing = Field(Routing(), description="Which intents go where.")
-
-    @field_validator("listen")
-    @classmethod
-    def _has_a_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        if not host or (":" in host and not bracketed):
-            raise ValueError("must be host:port, such as 127.0.0.1:50051 or [::1]:50051")
-        if not (port.isdecimal() and int(port) <= 65535):
-            raise ValueError(f"the port must be a number from 0 to 65535, not {port!r}")
-        return value
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Self:

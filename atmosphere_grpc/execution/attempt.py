@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from atmosphere_grpc.backends import Backend, connected
 from atmosphere_grpc.domain import (
+    Anomalies,
     Attempt,
     BackendEvent,
     Begun,
@@ -18,8 +19,10 @@ from atmosphere_grpc.domain import (
     Capability,
     ChatCall,
     ChatEvent,
+    Classifications,
     Completed,
     Delta,
+    Embeddings,
     Finished,
     FinishReason,
     NamedTool,
@@ -27,6 +30,7 @@ from atmosphere_grpc.domain import (
     RouteDecision,
     Started,
     ToolMode,
+    Usage,
     Waiting,
 )
 from atmosphere_grpc.errors import Failure, Phase, Reason, Violation
@@ -36,6 +40,7 @@ from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.endpoint import Endpoint
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.limiter import Turn
+from atmosphere_grpc.record import OK, current
 
 T = TypeVar("T")
 
@@ -57,6 +62,7 @@ class Trial:
         model: The model asked for.
         share: How much of the call's time it may take before its first token.
         endpoint: Which endpoint was picked; None: not yet.
+        record: What the call's record says of it.
     """
 
     def __init__(self, integration: Integration, model: str, share: float = 1.0) -> None:
@@ -64,6 +70,7 @@ class Trial:
         self.model = model
         self.share = share
         self.endpoint: Endpoint | None = None
+        self.record = current().attempt(integration.spec.id, integration.spec.kind, model)
         self._began = time.monotonic()
         self._first_token_ms = 0.0
 
@@ -78,14 +85,17 @@ class Trial:
         """Picks the endpoint; from now on the time is the attempt's."""
         self.endpoint = self.integration.pick(self.model, capability, tried, session_id)
         self._began = time.monotonic()
+        self.record.begin(self.endpoint.address)
         return self.endpoint
 
     def first_token(self) -> None:
         """Notes the first delta."""
         self._first_token_ms = self._elapsed_ms
+        self.record.first_token = time.monotonic()
 
     def ended(self, reason: Reason | None = None, *, prompt_truncated: bool = False) -> Attempt:
-        """What came of it, up to now."""
+        """What came of it, which is over now."""
+        self.record.end(reason.value if reason else OK)
         return Attempt(
             self.integration.spec.id,
             self.endpoint.address if self.endpoint else "",
@@ -163,11 +173,15 @@ async def attempt_chat(
                 idle_s = trial.integration.spec.timeouts.idle_s
                 what = f"the next token of {trial.name}"
                 called = False
+                heard = trial.record.listen(call.messages)
                 while isinstance(event, Delta):
                     called = called or bool(event.tool_calls)
+                    if heard is not None:
+                        heard.append(event)
                     yield event
                     async with budget.within(Phase.IDLE, idle_s, what):
                         _, event = await _next(events)
+                trial.record.answer(begun.model, event.usage, event.finish_reason)
                 if not called and _demands_a_call(call, event.finish_reason):
                     raise _tool_choice_ignored(trial.name)
         turn.done()
@@ -218,6 +232,10 @@ async def attempt_whole(
             async with limit:
                 answer = await ask(endpoint.backend, trial.model, trial.connect_s(budget))
         turn.done()
+    if isinstance(answer, Embeddings):
+        trial.record.answer(answer.model, answer.usage)
+    elif isinstance(answer, Classifications | Anomalies):
+        trial.record.answer(answer.model, Usage())
     return answer
 
 

@@ -48,6 +48,7 @@ from atmosphere_grpc.execution.plan import Place, Planner
 from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.log import failed
+from atmosphere_grpc.record import current
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,7 +113,7 @@ class Execution:
             undo: Has what came so far forgotten, so that another attempt can begin anew; None
                 where it was sent on, so that none can.
         """
-        route = place.decision
+        route = current().route = place.decision
         attempts = Attempts(place.choices, route.capability, settings, budget)
         while True:
             trial = attempts.next()
@@ -167,7 +168,7 @@ class Execution:
         self, place: Place, ask: Ask[T], budget: Budget
     ) -> tuple[T, str, RouteDecision, tuple[Attempt, ...]]:
         """An answer that comes as a whole, attempt by attempt; who gave it, why, and the tries."""
-        route = place.decision
+        route = current().route = place.decision
         attempts = Attempts(place.choices, route.capability, self.settings, budget)
         while True:
             trial = attempts.next()
@@ -202,6 +203,7 @@ class Execution:
     async def route(self, call: ExecuteCall, budget: Budget) -> RouteDecision:
         """What `execute` would do with the same call and as much time."""
         plan = await self.planner.of_intent(call, budget)
+        current().route = plan.place.decision
         plan.check()
         return plan.place.decision
 

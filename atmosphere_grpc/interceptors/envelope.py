@@ -1,14 +1,13 @@
-"""Around every call: its request id, the one place that aborts, and its line in the log."""
+"""Around every call: its request id and record, the one place that aborts, who is told of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -21,12 +20,18 @@ from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.interceptors.in_flight import InFlight
 from atmosphere_grpc.log import failed
 from atmosphere_grpc.log import request_id as current_request_id
+from atmosphere_grpc.record import CANCELLED, NOTHING, OK, CallRecord, Sink, opened
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("atmosphere_grpc.access")
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+#: W3C Trace Context, level 1: what is not of this form is as good as not sent.
+TRACE_PARENT, TRACE_STATE = "traceparent", "tracestate"
+_TRACE_PARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_TRACE_STATE = re.compile(r"[\x20-\x7e]{1,512}")
 #: A call's own budget tells more than this last bound, so it goes first.
 LAST_BOUND_S = 0.25
 
@@ -45,12 +50,16 @@ class Envelope(ServerInterceptor):
         service: The service's full name.
         in_flight: Where calls are counted.
         deadlines: What bounds a call whose caller set no deadline and reads nothing.
+        sinks: What is told of each call.
     """
 
-    def __init__(self, service: str, in_flight: InFlight, deadlines: Deadlines) -> None:
+    def __init__(
+        self, service: str, in_flight: InFlight, deadlines: Deadlines, sinks: Sequence[Sink] = ()
+    ) -> None:
         self._prefix = f"/{service}/"
         self._in_flight = in_flight
         self.deadlines = deadlines
+        self._sinks = tuple(sinks)
 
     async def intercept_service(
         self,
@@ -102,18 +111,20 @@ class Envelope(ServerInterceptor):
         return wrapped
 
     async def _run(self, name: str, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
-        began = time.perf_counter()
-        request_id = _request_id(context)
+        request_id, trace = _sent_along(context)
         current_request_id.set(request_id)
+        record = CallRecord(name, request_id, context.peer(), trace)
+        opened(record)
+        self._opened(record)
         failure: Failure | None = None
-        code = "CANCELLED"
+        code = CANCELLED
         response = None
         try:
-            self._in_flight.enter(context)
+            self._in_flight.enter(name, context)
             bound_s = self.deadlines.total_s(context.time_remaining()) + LAST_BOUND_S
             async with asyncio.timeout(bound_s):
                 response = await handle()
-            code = "OK"
+            code = OK
         except Failure as error:
             failure = error
         except TimeoutError:
@@ -126,8 +137,13 @@ class Envelope(ServerInterceptor):
                 Reason.INTERNAL, "a fault of this server – report it with the request id"
             )
         finally:
-            code = failure.code.name if failure else code
-            _log_call(name, code, failure, (time.perf_counter() - began) * 1000)
+            if failure is None:
+                record.close(code)
+            else:
+                record.close(failure.code.name, failure.reason)
+            self._closed(record)
+            if failure is not None:
+                failed(log, failure)
         trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
         if failure is not None:
             status = encode_failure(failure, request_id)
@@ -138,6 +154,25 @@ class Envelope(ServerInterceptor):
             )
         context.set_trailing_metadata(tuple(trailers))
         return response
+
+    def _opened(self, record: CallRecord) -> None:
+        for sink in self._sinks:
+            with _apart(sink):
+                sink.opened(record)
+
+    def _closed(self, record: CallRecord) -> None:
+        for sink in self._sinks:
+            with _apart(sink):
+                sink.closed(record)
+
+
+@contextmanager
+def _apart(sink: Sink) -> Iterator[None]:
+    """Whatever is wrong with a sink is not the call's."""
+    try:
+        yield
+    except Exception:
+        log.exception("fault in %s", type(sink).__name__)
 
 
 async def _sent(sending: Awaitable[None]) -> None:
@@ -151,16 +186,25 @@ async def _sent(sending: Awaitable[None]) -> None:
         raise asyncio.CancelledError from None
 
 
-def _request_id(context: Context) -> str:
-    """The caller's own, when it is one that can be logged; else a new one."""
+def _sent_along(context: Context) -> tuple[str, Mapping[str, str]]:
+    """The call's request id, and what its caller sent of a trace.
+
+    The id is the caller's own, when it is one that can be logged; else a new one.
+    """
+    request_id, parent, states = "", "", []
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
-
-
-def _log_call(name: str, code: str, failure: Failure | None, duration_ms: float) -> None:
-    reason = f" reason={failure.reason.value}" if failure else ""
-    access_log.info("%s code=%s%s duration_ms=%.1f", name, code, reason, duration_ms)
-    if failure is not None:
-        failed(log, failure)
+        if not isinstance(value, str):
+            continue
+        if key == REQUEST_ID_KEY and not request_id and _REQUEST_ID.fullmatch(value):
+            request_id = value
+        elif key == TRACE_PARENT and _TRACE_PARENT.fullmatch(value):
+            parent = value
+        elif key == TRACE_STATE:
+            states.append(value)
+    trace: Mapping[str, str] = NOTHING
+    if parent:
+        state = ",".join(states)
+        trace = {TRACE_PARENT: parent}
+        if _TRACE_STATE.fullmatch(state):
+            trace = {TRACE_PARENT: parent, TRACE_STATE: state}
+    return request_id or uuid.uuid4().hex, trace

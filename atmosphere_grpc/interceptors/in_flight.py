@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from functools import partial
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -15,12 +17,13 @@ class InFlight:
 
     def __init__(self) -> None:
         self.count = 0
+        self.by_method: Counter[str] = Counter()
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def enter(self, context: ServicerContext[Any, Any]) -> None:
-        """Lets a call in, until its context is done.
+    def enter(self, method: str, context: ServicerContext[Any, Any]) -> None:
+        """Lets a call of a method in, until its context is done.
 
         Raises:
             Failure: DRAINING.
@@ -28,9 +31,10 @@ class InFlight:
         if self._closed:
             raise Failure(Reason.DRAINING, "this server is stopping – retry, another will answer")
         self.count += 1
+        self.by_method[method] += 1
         self._idle.clear()
         # The stubs ask for a type that no function has.
-        context.add_done_callback(self._leave)  # type: ignore[arg-type]
+        context.add_done_callback(partial(self._leave, method))  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Lets no more calls in."""
@@ -45,7 +49,8 @@ class InFlight:
             return False
         return True
 
-    def _leave(self, _: Any) -> None:
+    def _leave(self, method: str, _: Any) -> None:
         self.count -= 1
+        self.by_method[method] -= 1
         if not self.count:
             self._idle.set()

@@ -69,7 +69,12 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[Serving
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "ATMOSPHERE_STATE_DIR": str(folder / "state"), **environment},
+            env={
+                **os.environ,
+                "ATMOSPHERE_STATE_DIR": str(folder / "state"),
+                "ATMOSPHERE_METRICS__LISTEN": "127.0.0.1:0",
+                **environment,
+            },
         )
     try:
         yield Serving(process, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -44,7 +45,9 @@ def refused(*options: str, **environment: str) -> Finished:
 def test_one_line_on_stdout_says_that_it_is_ready(tmp_path: Path, config: Path) -> None:
     with serving(tmp_path, "--config", str(config)) as server:
         done = server.stop()
-    assert re.fullmatch(r"ready grpc=127\.0\.0\.1:\d+ node=\S+ integrations=far:down\n", done.out)
+    address = r"127\.0\.0\.1:\d+"
+    ready = rf"ready grpc={address} metrics={address} node=\S+ integrations=far:down\n"
+    assert re.fullmatch(ready, done.out)
     assert done.status == 0
 
 
@@ -116,7 +119,11 @@ def test_a_signal_while_the_models_load_leaves_nothing(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "ATMOSPHERE_STATE_DIR": str(tmp_path)},
+        env={
+            **os.environ,
+            "ATMOSPHERE_STATE_DIR": str(tmp_path),
+            "ATMOSPHERE_METRICS__LISTEN": "127.0.0.1:0",
+        },
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -145,6 +152,44 @@ def test_a_second_server_does_not_share_the_port(tmp_path: Path, config: Path) -
     with serving(tmp_path, "--config", str(config)) as server:
         done = refused("--config", str(config), "--listen", server.address)
     assert f"cannot listen on {server.address}" in done.err
+
+
+def test_a_port_of_the_metrics_that_is_in_use_is_told(tmp_path: Path, config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment = {
+            "ATMOSPHERE_STATE_DIR": str(tmp_path),
+            "ATMOSPHERE_METRICS__LISTEN": address,
+        }
+        done = refused("--config", str(config), **environment)
+    assert f"metrics.listen: cannot listen on {address}" in done.err
+    assert "ATMOSPHERE_METRICS__LISTEN" in done.err
+
+
+def test_the_log_is_json_where_nobody_looks_and_each_call_a_line(
+    tmp_path: Path, config: Path
+) -> None:
+    with serving(tmp_path, "--config", str(config)) as server:
+        with AtmosphereClient(server.address, timeout=TIMEOUT_S) as client:
+            client.integrations()
+            with pytest.raises(UnavailableError):
+                client.execute("a prompt that is private")
+        done = server.stop()
+    lines = [json.loads(line) for line in done.err.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    first, second = (line for line in lines if line["message"] == "call")
+    assert (first["method"], first["code"], first["level"]) == ("ListIntegrations", "OK", "info")
+    assert (second["code"], second["reason"]) == ("UNAVAILABLE", "BACKEND_UNAVAILABLE")
+    assert second["request_id"] != first["request_id"]
+    assert "private" not in done.err
+
+
+def test_the_log_is_text_where_that_is_asked_for(tmp_path: Path, config: Path) -> None:
+    with serving(tmp_path, "--config", str(config), ATMOSPHERE_LOG_FORMAT="text") as server:
+        with AtmosphereClient(server.address, timeout=TIMEOUT_S) as client:
+            client.integrations()
+        done = server.stop()
+    assert re.search(r" INFO atmosphere_grpc\.access: call method=ListIntegrations ", done.err)
 
 
 def test_half_of_a_host_is_not_taken(tmp_path: Path, config: Path) -> None:

@@ -81,13 +81,14 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
 
 @dataclass(frozen=True)
 class Served:
-    """A server that serves, and ways to call it."""
+    """A server that serves, ways to call it, and where its metrics are, if anywhere."""
 
     server: Server
     address: str
     channel: grpc.aio.Channel
     stub: ExecutionAsyncStub
     client: AsyncAtmosphereClient
+    metrics: str = ""
 
 
 def openai(
@@ -119,10 +120,14 @@ def embedded_integration(children: Sequence[LlamaServer]) -> Integration:
 async def serving(
     state_dir: Path, *integrations: Integration | Discovery, **settings: Any
 ) -> AsyncIterator[Served]:
-    """A server on a free port, which probes only when it starts or is woken."""
+    """A server on a free port, which probes only when it starts or is woken.
+
+    Its metrics can be read where the settings say something of them.
+    """
     given = {"listen": "127.0.0.1:0", "node_id": NODE, "probe_interval": 3600, **settings}
     server = Server(Settings(state_dir=state_dir, **given), Registry(integrations))
     address = server.bind()
+    metrics = (server.bind_metrics() or "") if "metrics" in settings else ""
     async with asyncio.timeout(LIFE_LIMIT_S):
         await server.start()
     try:
@@ -130,7 +135,7 @@ async def serving(
             grpc.aio.insecure_channel(address) as channel,
             AsyncAtmosphereClient(address, timeout=TEST_LIMIT_S) as client,
         ):
-            yield Served(server, address, channel, ExecutionStub(channel), client)
+            yield Served(server, address, channel, ExecutionStub(channel), client, metrics)
     finally:
         async with asyncio.timeout(LIFE_LIMIT_S):
             await server.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,22 @@ from atmosphere_grpc.backends.wire import WireSettings
 from atmosphere_grpc.domain import Begun, Delta
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
-from atmosphere_grpc.log import RequestId
+from atmosphere_grpc.log import JsonLines, RequestId
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
-from tests.fakes import DONE, Close, FakeServer, OpenAI, Reply, Reset, Stall, Until, event, text
+from tests.fakes import (
+    DONE,
+    MODEL,
+    USAGE,
+    Close,
+    FakeServer,
+    OpenAI,
+    Reply,
+    Reset,
+    Stall,
+    Until,
+    event,
+    text,
+)
 from tests.integration.conftest import (
     CHAT_PATH,
     EMBED_PATH,
@@ -124,13 +138,13 @@ async def test_each_call_has_one_line_in_the_log_without_what_was_said(
     await served.stub.Embed(execution_pb2.EmbedRequest(input=[PROMPT]))
     await failure_of(served.stub.Execute(execution_pb2.ExecuteRequest()))
     await health_stub(served).Check(health_pb2.HealthCheckRequest())
-    end = r" duration_ms=\d+\.\d request_id=[0-9a-f]{32}"
+    end = r" caller=ipv4:.* duration_ms=\d+\.\d request_id=[0-9a-f]{32}"
     expected = [
-        "Chat code=INTERNAL reason=STREAM_TRUNCATED",
-        "Chat code=OK",
-        "Execute code=OK",
-        "Embed code=OK",
-        "Execute code=INVALID_ARGUMENT reason=INVALID_FIELD",
+        "call method=Chat code=INTERNAL reason=STREAM_TRUNCATED",
+        "call method=Chat code=OK",
+        "call method=Execute code=OK",
+        "call method=Embed code=OK",
+        "call method=Execute code=INVALID_ARGUMENT reason=INVALID_FIELD",
     ]
     told = lines(log, ACCESS)
     assert len(told) == len(expected)
@@ -138,6 +152,35 @@ async def test_each_call_has_one_line_in_the_log_without_what_was_said(
         assert re.fullmatch(re.escape(begin) + end, line)
     assert PROMPT not in log.text
     assert ANSWER not in log.text
+
+
+async def test_the_line_of_a_call_says_how_it_went(
+    served: Served, fake: FakeServer, log: pytest.LogCaptureFixture
+) -> None:
+    fake.script(CHAT_PATH, Reply.json({}, 503))
+    await read(served.stub.Chat(chat_request(), metadata=(("x-request-id", "mine"),)))
+    (record,) = (record for record in log.records if record.name == ACCESS)
+    told = json.loads(JsonLines().format(record))
+    times = [told.pop(f"{name}_ms") for name in ("queue", "first_token", "duration")]
+    assert 0 <= times[0] <= times[1] <= times[2] < 10_000
+    assert told.pop("time")
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", told.pop("caller"))
+    assert told == {
+        "level": "info",
+        "logger": ACCESS,
+        "message": "call",
+        "method": "Chat",
+        "code": "OK",
+        "capability": "chat",
+        "decided": "default",
+        "integration": "fake",
+        "model": MODEL,
+        "attempts": 2,
+        "finish_reason": "stop",
+        "prompt_tokens": USAGE["prompt_tokens"],
+        "completion_tokens": USAGE["completion_tokens"],
+    }
+    assert vars(record)["request"] == " request_id=mine"
 
 
 def health_stub(served: Served) -> Any:
@@ -153,7 +196,7 @@ async def test_a_cancelled_call_has_its_line_too(
     call.cancel()
     await until(lambda: bool(lines(log, ACCESS)), "the line of the cancelled call")
     (line,) = lines(log, ACCESS)
-    assert line.startswith("Chat code=CANCELLED duration_ms=")
+    assert line.startswith("call method=Chat code=CANCELLED ")
 
 
 # --- faults of our own -------------------------------------------------------------------------
