@@ -8,19 +8,23 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from atmosphere_grpc.access.gate import Gate
+from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
+from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry
-from atmosphere_grpc.config import Settings
+from atmosphere_grpc.config import ConfigError, Settings, exposure
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.interceptors.auth import Auth
 from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
 from atmosphere_grpc.node import node_id
@@ -57,7 +61,15 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 
 #: Settings that a server has for its life.
-FIXED_SETTINGS = ("listen", "node_id", "state_dir", "reflection", "embedded")
+FIXED_SETTINGS = ("listen", "node_id", "state_dir", "reflection", "embedded", "tls")
+#: Settings of `auth` whose change would forget what was counted.
+COUNTING = ("limits_storage", "limits_password")
+
+
+#: What is to be done about a server that would be open to other machines.
+EXPOSURE_REMEDY = (
+    "set them, listen on 127.0.0.1, or allow it with --insecure or ATMOSPHERE_INSECURE=true"
+)
 
 
 class StartError(Exception):
@@ -70,6 +82,9 @@ class Server:
     Args:
         settings: How it serves.
         registry: What it serves; probed and closed by the server.
+
+    Raises:
+        ConfigError: A secret or a certificate is not where the settings say.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -78,7 +93,16 @@ class Server:
         self._in_flight = InFlight()
         deadlines = _deadlines(settings)
         self._envelope = Envelope(SERVICE, self._in_flight, deadlines)
-        self._grpc = grpc.aio.server(interceptors=[self._envelope], options=OPTIONS)
+        self._certificates = certificates_of(settings)
+        self._limits = limits_of(settings)
+        self._auth = Auth(
+            SERVICE,
+            gate_of(settings),
+            self._limits,
+            reflection_open=_reflection_open(settings),
+        )
+        interceptors = [self._envelope, self._auth]
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
         self.node_id = node_id(settings.node_id, settings.state_dir)
@@ -107,10 +131,16 @@ class Server:
             StartError: It cannot be had.
         """
         listen = self._settings.listen
+        if exposed := exposure(self._settings):
+            if not self._settings.insecure:
+                raise StartError(f"{exposed} – {EXPOSURE_REMEDY}")
+            log.warning(
+                "INSECURE: %s, as insecure (--insecure, ATMOSPHERE_INSECURE) has it", exposed
+            )
         host, _, port = listen.rpartition(":")
         try:
             _check_free(host.strip("[]"), int(port))
-            bound = self._grpc.add_insecure_port(listen)
+            bound = self._add_port(listen)
         except (OSError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or "is another process using the port?"
             raise StartError(
@@ -133,20 +163,46 @@ class Server:
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
-        """Serves new calls by other settings; gives what of them needs a restart, in words."""
+        """Serves new calls by other settings; gives what of them needs a restart, in words.
+
+        Raises:
+            ConfigError: They cannot be served by, and nothing was changed.
+        """
+        settings, changed = self._held(settings)
+        self._auth.gate = self._gate(settings)
+        self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
         self._execution.settings = _attempts(settings)
         self._execution.progress_s = settings.progress_interval
         logging.getLogger().setLevel(settings.log_level.upper())
-        kept = [
-            name
-            for name in FIXED_SETTINGS
-            if getattr(settings, name) != getattr(self._settings, name)
+        self._settings = settings
+        return tuple(f"{name} has changed, and holds after a restart only" for name in changed)
+
+    def check(self, settings: Settings) -> None:
+        """That other settings can be served by.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        self._gate(self._held(settings)[0])
+
+    def _held(self, settings: Settings) -> tuple[Settings, list[str]]:
+        """Other settings with those that need a restart as they were, and the names of these."""
+        now = self._settings
+        held = {name: getattr(now, name) for name in FIXED_SETTINGS}
+        counting = {name: getattr(now.auth, name) for name in COUNTING}
+        changed = [name for name in held if getattr(settings, name) != held[name]]
+        changed += [
+            f"auth.{name}" for name in counting if getattr(settings.auth, name) != counting[name]
         ]
-        held = {name: getattr(self._settings, name) for name in kept}
-        self._settings = settings.model_copy(update=held)
-        return tuple(f"{name} has changed, and holds after a restart only" for name in kept)
+        auth = settings.auth.model_copy(update=counting)
+        return settings.model_copy(update={**held, "auth": auth}), changed
+
+    def _gate(self, settings: Settings) -> Gate:
+        if (exposed := exposure(settings)) and not settings.insecure:
+            raise ConfigError(f"{exposed} – {EXPOSURE_REMEDY}")
+        return gate_of(settings)
 
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""
@@ -165,7 +221,13 @@ class Server:
             self._health_task.cancel()
             await asyncio.gather(self._health_task, return_exceptions=True)
         await self._grpc.stop(None)
+        await self._limits.aclose()
         await self._registry.aclose()
+
+    def _add_port(self, listen: str) -> int:
+        if self._certificates is None:
+            return self._grpc.add_insecure_port(listen)
+        return self._grpc.add_secure_port(listen, _credentials(self._certificates))
 
     async def _keep_health(self) -> None:
         while True:
@@ -181,6 +243,29 @@ class Server:
         )
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _reflection_open(settings: Settings) -> bool:
+    return settings.auth.reflection == "open" or not settings.authenticates
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """What gRPC shows to its callers; it looks for a new pair with each new connection."""
+
+    def configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key, pair.certificate)], pair.client_ca
+        )
+
+    def fetch() -> Any:  # None where nothing is new, which gRPC's stubs do not know of
+        pair = certificates.renewed()
+        return configuration(pair) if pair is not None else None
+
+    # gRPC begins with TLS 1.2, and asks for no certificate that it does not demand.
+    first = certificates.pair
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(first), fetch, require_client_authentication=first.client_ca is not None
+    )
 
 
 def _deadlines(settings: Settings) -> Deadlines:

@@ -1,4 +1,4 @@
-"""The command line: `serve`, `config`, and a command for every RPC."""
+"""The command line: `serve`, `config`, `keys`, and a command for every RPC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atmosphere_grpc.cli import calls, chat, config, serve
+from atmosphere_grpc.cli import calls, chat, config, keys, serve
 
 app = typer.Typer(
     name="atmosphere-grpc",
@@ -51,3 +51,4 @@ COMMANDS = {
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(config.app, name="config")
+app.add_typer(keys.app, name="keys")

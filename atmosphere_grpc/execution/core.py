@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from atmosphere_grpc.access.policy import denied
 from atmosphere_grpc.domain import (
     Capability,
     ChatCall,
@@ -35,6 +36,7 @@ from atmosphere_grpc.execution.assemble import Assembler
 from atmosphere_grpc.execution.attempt import attempt_chat, attempt_embed
 from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings, Choice
 from atmosphere_grpc.execution.budget import Budget
+from atmosphere_grpc.execution.caller import permit
 from atmosphere_grpc.execution.intent import as_chat, as_embed
 from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.integration import Integration
@@ -46,7 +48,12 @@ log = logging.getLogger(__name__)
 
 #: Failures of a request itself: what TestIntegration does not report as the integration's.
 CALLERS_FAULTS = frozenset(
-    {Reason.INTEGRATION_NOT_FOUND, Reason.MODEL_NOT_FOUND, Reason.INVALID_FIELD}
+    {
+        Reason.INTEGRATION_NOT_FOUND,
+        Reason.MODEL_NOT_FOUND,
+        Reason.INVALID_FIELD,
+        Reason.PERMISSION_DENIED,
+    }
 )
 
 
@@ -168,7 +175,7 @@ class Execution:
         """Prompts one integration; says what failed instead of failing."""
         target = Target(integration_id=call.integration_id, model=call.model)
         chat = ChatCall(target, (Message("user", call.prompt),))
-        self._registry.get(call.integration_id)
+        self._get(call.integration_id)
         assembler = Assembler()
         try:
             async with aclosing(self._chat(chat, budget, ONCE, Pulse(budget))) as events:
@@ -195,9 +202,10 @@ class Execution:
 
     async def list_models(self, integration_id: str, budget: Budget) -> ModelList:
         """The models of one integration or all, asked now; ordered by integration and id."""
-        asked = [self._registry.get(integration_id)] if integration_id else [*self._registry]
+        asked = self._asked(integration_id)
         async with budget.within(Phase.TOTAL, budget.given_s, "the integrations' models"):
             failures = await self._registry.refresh(asked)
+        allowed = permit.get()
         models: list[ListedModel] = []
         unavailable: list[Unavailable] = []
         for integration, failure in zip(asked, failures, strict=True):
@@ -206,22 +214,43 @@ class Execution:
                     Unavailable(integration.spec.id, failure.message, failure.reason)
                 )
                 continue
-            default = integration.model_for(Capability.CHAT)
+            offered = _candidate(integration, Capability.CHAT)
             models += [
-                ListedModel(integration.spec.id, model, model.id == default)
-                for model in integration.models
+                ListedModel(integration.spec.id, model, model.id == offered.default)
+                for model in offered.models
             ]
         unavailable += [
             Unavailable(status.id, status.error, status.reason)
             for status in self._registry.unfound
-            if status.reason is not None and not integration_id
+            if status.reason is not None and not integration_id and allowed.integration(status.id)
         ]
         models.sort(key=lambda item: (item.integration_id, item.model.id))
         return ModelList(tuple(models), tuple(unavailable))
 
     def list_integrations(self) -> tuple[IntegrationStatus, ...]:
         """How every integration is doing, by its last probe."""
-        return (*(item.status for item in self._registry), *self._registry.unfound)
+        allowed = permit.get()
+        found = (
+            replace(item.status, default_model=_candidate(item, Capability.CHAT).default)
+            for item in self._asked("")
+        )
+        unfound = (item for item in self._registry.unfound if allowed.integration(item.id))
+        return (*found, *unfound)
+
+    def _get(self, integration_id: str) -> Integration:
+        """The integration of an id, if the caller may use it."""
+        allowed = permit.get()
+        if not allowed.integration(integration_id):
+            # Before it is looked for: whether it exists is not told.
+            raise denied(f'integration "{integration_id[:64]}"')
+        return self._registry.get(integration_id, allowed.integration)
+
+    def _asked(self, integration_id: str) -> list[Integration]:
+        """The integration that a call names, or all that its caller may use."""
+        if integration_id:
+            return [self._get(integration_id)]
+        allowed = permit.get()
+        return [item for item in self._registry if allowed.integration(item.spec.id)]
 
     def _choices(
         self, target: Target, route: RouteDecision, settings: AttemptSettings
@@ -230,7 +259,8 @@ class Execution:
 
         A call that names its integration stays there.
         """
-        first = self._registry.get(route.integration_id)
+        first = self._get(route.integration_id)
+        allowed = permit.get()
         choices = [Choice(first, route.model)]
         if target.integration_id or settings.maximum == 1:
             return choices
@@ -238,24 +268,23 @@ class Execution:
             integration = self._registry.find(fallback.integration_id)
             if integration is None or integration.state is IntegrationState.DOWN:
                 continue
+            if not allowed.integration(fallback.integration_id):
+                continue
             item = _candidate(integration, route.capability)
             model = fallback.models.get(route.model, "")
             if not model:
                 # A model of the same name; a call that named none has the other's default.
                 model = route.model if item.has(route.model) else ""
                 model = model if target.model else item.default
-            if model and not item.lacks(route.capability, model):
+            if model and allowed.model(model) and not item.lacks(route.capability, model):
                 choices.append(Choice(integration, model))
         return choices
 
     async def _decide(
         self, target: Target, capability: Capability, budget: Budget
     ) -> RouteDecision:
-        asked = (
-            [self._registry.get(target.integration_id)]
-            if target.integration_id
-            else [*self._registry]
-        )
+        asked = self._asked(target.integration_id)
+        _check_allowed(target, asked)
         try:
             return decide(target, capability, _candidates(asked, capability))
         except Failure as failure:
@@ -264,20 +293,46 @@ class Execution:
         # What is known may be old, or nothing yet: ask before saying no.
         async with budget.within(Phase.CONNECT, budget.given_s, "the integrations' models"):
             await self._registry.refresh(asked)
-        return decide(target, capability, _candidates(asked, capability))
+        try:
+            return decide(target, capability, _candidates(asked, capability))
+        except Failure:
+            # Nothing was named, so that nothing is given away by saying why there is no model.
+            if not target.model and any(_kept_back(item, capability) for item in asked):
+                raise denied("every model") from None
+            raise
 
 
 def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:
     return [_candidate(item, capability) for item in asked]
 
 
+def _check_allowed(target: Target, asked: list[Integration]) -> None:
+    """That a caller may use what a call names, and anything at all.
+
+    Raises:
+        Failure: PERMISSION_DENIED, before anything is looked for.
+    """
+    allowed = permit.get()
+    if target.model and not allowed.model(target.model):
+        raise denied(f'model "{target.model[:64]}"')
+    if not asked and not allowed.all_integrations:
+        raise denied("every integration")
+
+
+def _kept_back(item: Integration, capability: Capability) -> bool:
+    """Whether an integration has models for a call, but none that its caller may use."""
+    return bool(item.model_for(capability)) and not item.model_for(capability, permit.get().model)
+
+
 def _candidate(item: Integration, capability: Capability) -> Candidate:
+    """An integration as its caller sees it: with what that one may use."""
     state = item.state
+    allowed = permit.get()
     return Candidate(
         item.spec.id,
         state,
-        item.models,
-        item.model_for(capability),
+        tuple(model for model in item.models if allowed.model(model.id)),
+        item.model_for(capability, allowed.model),
         item.lists_all_models(capability),
         item.status.error if state is IntegrationState.DOWN else "",
         item.spec.advice if capability is Capability.CHAT else "",

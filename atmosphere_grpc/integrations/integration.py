@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from atmosphere_grpc.backends import Backend
@@ -166,15 +166,20 @@ class Integration:
             raise failures[0]
         return self.models
 
-    def model_for(self, capability: Capability) -> str:
-        """The model for a request that names none; empty where there is no fitting one."""
+    def model_for(
+        self, capability: Capability, allowed: Callable[[str], bool] = lambda _: True
+    ) -> str:
+        """The model for a request that names none, of those that are allowed.
+
+        Empty where there is no fitting one.
+        """
         spec = self.spec
         configured = (
             spec.default_model if capability is Capability.CHAT else spec.default_embed_model
         )
-        if configured:
+        if configured and allowed(configured):
             return configured
-        fitting = [model for model in self.models if can(model, capability)]
+        fitting = [item for item in self.models if can(item, capability) and allowed(item.id)]
         wanted = capability is Capability.EMBED
         by_name = [model.id for model in fitting if looks_like_embedding(model.id) is wanted]
         return next(iter([*by_name, *(model.id for model in fitting)]), "")

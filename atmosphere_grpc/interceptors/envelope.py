@@ -128,16 +128,28 @@ class Envelope(ServerInterceptor):
         finally:
             code = failure.code.name if failure else code
             _log_call(name, code, failure, (time.perf_counter() - began) * 1000)
-        trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
         if failure is not None:
-            status = encode_failure(failure, request_id)
-            trailers.append(("grpc-status-details-bin", status.SerializeToString()))
             # Not inside a handler above: abort raises, and must not be caught and done twice.
-            await _sent(
-                context.abort(failure.code, status.message, trailing_metadata=tuple(trailers))
-            )
-        context.set_trailing_metadata(tuple(trailers))
+            await _abort(context, failure, request_id)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         return response
+
+
+async def end(context: Context, failure: Failure) -> None:
+    """Ends a call of a service that has no envelope, such as reflection; raises."""
+    request_id = _request_id(context)
+    current_request_id.set(request_id)
+    failed(log, failure)
+    await _abort(context, failure, request_id)
+
+
+async def _abort(context: Context, failure: Failure, request_id: str) -> None:
+    status = encode_failure(failure, request_id)
+    trailers: tuple[tuple[str, str | bytes], ...] = (
+        (REQUEST_ID_KEY, request_id),
+        ("grpc-status-details-bin", status.SerializeToString()),
+    )
+    await _sent(context.abort(failure.code, status.message, trailing_metadata=trailers))
 
 
 async def _sent(sending: Awaitable[None]) -> None:

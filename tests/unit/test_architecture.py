@@ -15,6 +15,10 @@ CLIENT = ROOT / "clients" / "python" / "atmosphere_client"
 #: What each room may import of the others.
 BELOW = {
     "errors": set[str](),
+    "watch": set[str](),
+    "access": {"errors", "watch"},
+    "certificates": {"watch"},
+    "admission": {"access", "certificates", "config"},
     "domain": {"errors"},
     "log": {"errors"},
     "config": set[str](),
@@ -26,16 +30,19 @@ BELOW = {
     "integrations": {"backends", "domain", "errors"},
     "routing": {"domain", "errors"},
     "embedded": {"backends", "domain", "errors"},
-    "execution": {"routing", "integrations", "backends", "domain", "errors", "log"},
+    "execution": {"routing", "integrations", "backends", "domain", "errors", "log", "access"},
     "codec": {"domain", "errors", "v1"},
-    "interceptors": {"codec", "execution", "errors", "log"},
+    "interceptors": {"access", "codec", "execution", "errors", "log"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
         *("domain", "servicer", "interceptors", "execution", "integrations", "composition"),
-        *("config", "node", "v1"),
+        *("config", "node", "v1", "access", "admission", "certificates"),
     },
     "process": {"server", "composition", "control", "config", "embedded", "integrations"},
-    "cli": {"process", "server", "embedded", "config", "control", "domain", "log", "v1"},
+    "cli": {
+        *("process", "server", "embedded", "config", "control", "domain", "log", "v1"),
+        *("access", "admission"),
+    },
     "__main__": {"cli"},
     "__init__": set[str](),
 }
@@ -50,6 +57,10 @@ RESERVED = {
     "rich": {"cli"},
     "google": {"codec", "cli/output.py"},
     "grpc": {"errors.py", "servicer.py", "interceptors", "server.py", "cli/connection.py"},
+    "jwt": {"access"},
+    "limits": {"access"},
+    "redis": {"access/redis.py"},
+    "cryptography": {"certificates.py"},
     "xllamacpp": {"embedded/child.py"},
 }
 

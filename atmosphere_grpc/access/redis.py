@@ -1,0 +1,40 @@
+"""Redis as the place where several servers count together."""
+
+from __future__ import annotations
+
+from limits.aio.storage import RedisStorage
+
+from atmosphere_grpc.access.limits import NAMESPACE, STORAGE_TIMEOUT_S, Limits
+
+
+def redis_limits(url: str, password: str | None) -> Limits:
+    """Limits that are counted in Redis; it is connected to with the first call.
+
+    Args:
+        url: Its address, without a password.
+        password: Its password; None for none.
+
+    Raises:
+        ImportError: The package redis is not installed.
+    """
+    from redis.asyncio import ConnectionPool  # an extra of its own
+
+    options = {"password": password} if password is not None else {}
+    pool: ConnectionPool = ConnectionPool.from_url(
+        url,
+        socket_timeout=STORAGE_TIMEOUT_S,
+        socket_connect_timeout=STORAGE_TIMEOUT_S,
+        **options,
+    )
+    storage = RedisStorage(
+        f"async+{url}",
+        wrap_exceptions=True,
+        implementation="redispy",
+        key_prefix=NAMESPACE,
+        connection_pool=pool,  # type: ignore[arg-type]  # as its documentation has it
+    )
+
+    async def aclose() -> None:
+        await pool.disconnect()
+
+    return Limits(storage, aclose)
