@@ -64,7 +64,7 @@ class Limits:
         self._aclose = aclose
         self._paused_until = 0.0
         self._in_flight: Counter[str] = Counter()
-        self._charging: set[asyncio.Task[None]] = set()
+        self._charging: set[asyncio.Task[bool]] = set()
 
     @contextlib.asynccontextmanager
     async def call(self, caller: Caller) -> AsyncIterator[Bill]:
@@ -121,14 +121,14 @@ class Limits:
 
     async def _charge(self, caller: Caller, tokens: int) -> None:
         item = _a_minute(caller.policy.tokens_per_minute or 1)
-
-        async def charge() -> None:
-            await self._ask(
-                lambda counter: counter.hit(item, "tokens", caller.account, cost=tokens)
-            )
-
-        # A call may be cancelled while it is charged for another's being slow.
-        task = asyncio.create_task(charge())
+        charging = self._ask(
+            lambda counter: counter.hit(item, "tokens", caller.account, cost=tokens)
+        )
+        if self._shared is None:  # takes no time
+            await charging
+            return
+        # The call may be cancelled meanwhile, which must not be a way to pay nothing.
+        task = asyncio.create_task(charging)
         self._charging.add(task)
         task.add_done_callback(self._charging.discard)
         await asyncio.shield(task)

@@ -6,6 +6,8 @@ from limits.aio.storage import RedisStorage
 
 from atmosphere_grpc.access.limits import NAMESPACE, STORAGE_TIMEOUT_S, Limits
 
+CONNECTIONS = 32
+
 
 def redis_limits(url: str, password: str | None) -> Limits:
     """Limits that are counted in Redis; it is connected to with the first call.
@@ -17,11 +19,14 @@ def redis_limits(url: str, password: str | None) -> Limits:
     Raises:
         ImportError: The package redis is not installed.
     """
-    from redis.asyncio import ConnectionPool  # an extra of its own
+    from redis.asyncio import BlockingConnectionPool  # an extra of its own
 
     options = {"password": password} if password is not None else {}
-    pool: ConnectionPool = ConnectionPool.from_url(
+    # One that waits: the other kind fails when more calls come at once than it has connections.
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url,
+        max_connections=CONNECTIONS,
+        timeout=STORAGE_TIMEOUT_S,
         socket_timeout=STORAGE_TIMEOUT_S,
         socket_connect_timeout=STORAGE_TIMEOUT_S,
         **options,

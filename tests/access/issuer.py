@@ -55,12 +55,14 @@ def token(key: str = "ES256-1", *, kid: str | None = "", **changed: Any) -> str:
 
 def unsigned() -> str:
     """A token of `alg: none`."""
-    return jwt.encode(claims(), None, "none", {"kid": "ES256-1"})
+    return jwt.encode(claims(), "", "none", {"kid": "ES256-1"})
 
 
 def signed_with_the_public_key(key: str) -> str:
     """A token of HS256 whose secret is what everybody knows."""
-    public = private_key(key).public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    public = (
+        private_key(key)
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return jwt.encode(claims(), base64.b64encode(public), "HS256", {"kid": key})

@@ -33,7 +33,7 @@ async def let_in(limits: Limits, who: Caller, tokens: int = 0) -> Failure | None
 
 async def test_as_many_calls_at_the_same_time_are_let_in_as_are_allowed() -> None:
     limits, who = Limits(), caller(requests_per_minute=50)
-    refused = [item for item in await asyncio.gather(*(let_in(limits, who) for _ in range(300)))]
+    refused = await asyncio.gather(*(let_in(limits, who) for _ in range(300)))
     assert refused.count(None) == 50
     failure = next(filter(None, refused))
     assert failure.reason is Reason.RATE_LIMITED

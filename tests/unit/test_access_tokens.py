@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from atmosphere_grpc.access import signing_keys
 from atmosphere_grpc.access.caller import Rejected
 from atmosphere_grpc.access.policy import Permit, Policy
 from atmosphere_grpc.access.signing_keys import COOLDOWN_S, FileKeys, KeySet, UrlKeys
@@ -28,8 +27,12 @@ RULES = TokenRules(ISSUER, (AUDIENCE, "other"), ("RS256", "ES256", "EdDSA"), 30.
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "jwks.json"
-    path.write_bytes(jwks("RS256-1", "ES256-1", "EdDSA-1"))
+    return publish(tmp_path / "jwks.json", jwks("RS256-1", "ES256-1", "EdDSA-1"))
+
+
+def publish(path: Path, content: bytes) -> Path:
+    """Writes a document of keys."""
+    path.write_bytes(content)
     return path
 
 
@@ -84,7 +87,7 @@ async def test_any_other_token_is_rejected_without_a_word_of_it(file: Path, wron
 
 
 async def test_a_key_may_go_unnamed_where_there_is_but_one(file: Path) -> None:
-    file.write_bytes(jwks("ES256-1"))
+    publish(file, jwks("ES256-1"))
     assert (await Tokens(RULES, FileKeys(file)).check(token(kid=None))).name == "alice"
 
 
@@ -92,10 +95,10 @@ async def test_keys_of_a_file_are_those_that_it_has_now(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = FileKeys(file)
-    file.write_bytes(jwks("ES256-2"))
+    publish(file, jwks("ES256-2"))
     assert await keys.get("ES256-1") is None
     assert await keys.get("ES256-2") is not None
-    file.write_text("{")
+    publish(file, b"{")
     assert await keys.get("ES256-2") is not None
     assert "the keys from before go on" in caplog.text
 
@@ -192,7 +195,7 @@ async def test_a_caller_that_goes_away_does_not_stop_the_others(
         await come.wait()
         return jwks("ES256-1")
 
-    monkeypatch.setattr(signing_keys.asyncio, "to_thread", slow)
+    monkeypatch.setattr(asyncio, "to_thread", slow)
     first, second = (asyncio.create_task(place.keys.get("ES256-1")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -208,9 +211,7 @@ async def test_a_caller_that_goes_away_does_not_stop_the_others(
         ("rpc:Chat integration:a model:b", ("Chat",), ("a",)),
     ],
 )
-def test_scopes_narrow(
-    claim: object, rpcs: tuple[str, ...], integrations: tuple[str, ...]
-) -> None:
+def test_scopes_narrow(claim: object, rpcs: tuple[str, ...], integrations: tuple[str, ...]) -> None:
     permit = Permit(Policy(), scope_of(claim))
     assert all(permit.rpc(name) for name in rpcs)
     assert all(permit.integration(name) for name in integrations)
