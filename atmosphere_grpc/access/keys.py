@@ -84,7 +84,10 @@ def decode(content: bytes) -> tuple[Key, ...]:
     Raises:
         ValueError: It holds something else.
     """
-    return msgspec.json.decode(content, type=Document).keys
+    try:
+        return msgspec.json.decode(content, type=Document).keys
+    except msgspec.DecodeError as error:  # in its older versions no ValueError
+        raise ValueError(str(error)) from None
 
 
 def _digest(secret: str) -> str:

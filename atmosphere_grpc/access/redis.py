@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limits.aio.storage import RedisStorage
 
-from atmosphere_grpc.access.limits import NAMESPACE, STORAGE_TIMEOUT_S, Limits
+from atmosphere_grpc.access.limits import STORAGE_TIMEOUT_S, Limits
 
 CONNECTIONS = 32
 
@@ -35,7 +35,6 @@ def redis_limits(url: str, password: str | None) -> Limits:
         f"async+{url}",
         wrap_exceptions=True,
         implementation="redispy",
-        key_prefix=NAMESPACE,
         connection_pool=pool,  # type: ignore[arg-type]  # as its documentation has it
     )
 
