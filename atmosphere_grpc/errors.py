@@ -28,6 +28,9 @@ class Reason(StrEnum):
     INTEGRATION_NOT_FOUND = "INTEGRATION_NOT_FOUND"
     CAPABILITY_NOT_FOUND = "CAPABILITY_NOT_FOUND"
     ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     BACKEND_BUSY = "BACKEND_BUSY"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
@@ -116,6 +119,27 @@ TABLE: Mapping[Reason, Rule] = {
         False,
         "No route has that name, neither a configured nor a built-in one. The message lists the "
         "nearest.",
+    ),
+    Reason.UNAUTHENTICATED: Rule(
+        StatusCode.UNAUTHENTICATED,
+        False,
+        False,
+        "The server asks who calls, and no valid key, token or certificate says so. Which of them "
+        "is wrong, and why, is in the server's log only.",
+    ),
+    Reason.PERMISSION_DENIED: Rule(
+        StatusCode.PERMISSION_DENIED,
+        False,
+        False,
+        "The caller may not use the RPC, the integration or the model, whether or not that "
+        "exists. Which one is in the server's log.",
+    ),
+    Reason.RATE_LIMITED: Rule(
+        StatusCode.RESOURCE_EXHAUSTED,
+        True,
+        False,
+        "The caller's own limit is reached: of calls or tokens in a minute, or of calls in "
+        "flight. Retry after the time in `RetryInfo`.",
     ),
     Reason.QUEUE_FULL: Rule(
         StatusCode.RESOURCE_EXHAUSTED,

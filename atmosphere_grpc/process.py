@@ -105,11 +105,12 @@ def _reload(
     """Has a server serve by what the settings say now, if they are right; says what came of it."""
     try:
         settings = load()
+        server.check(settings)
         entries = [*composition.of(settings.effective_integrations), *extra]
+        notes = server.apply(settings, entries)
     except (ConfigError, OSError) as error:
         log.error("the settings are wrong, and those from before go on: %s", error)
         return Reloaded(str(error), ())
-    notes = server.apply(settings, entries)
     log.info("the settings were loaded anew: %d integrations", len(entries))
     for note in notes:
         log.warning("%s", note)

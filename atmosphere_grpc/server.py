@@ -8,20 +8,24 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from atmosphere_grpc.access.gate import Gate
+from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
+from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
-from atmosphere_grpc.config import Settings
+from atmosphere_grpc.config import ConfigError, Settings, exposure
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.interceptors.auth import Auth
 from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
 from atmosphere_grpc.node import node_id
@@ -62,8 +66,16 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 #: Settings that a server has for its life.
 FIXED_SETTINGS = (
-    *("listen", "node_id", "state_dir", "reflection", "embedded"),
+    *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
     *("metrics", "telemetry", "log_format"),
+)
+#: Settings of `auth` whose change would forget what was counted.
+COUNTING = ("limits_storage", "limits_password")
+
+
+#: What is to be done about a server that would be open to other machines.
+EXPOSURE_REMEDY = (
+    "set them, listen on 127.0.0.1, or allow it with --insecure or ATMOSPHERE_INSECURE=true"
 )
 
 
@@ -79,7 +91,8 @@ class Server:
         registry: What it serves; probed and closed by the server.
 
     Raises:
-        ConfigError: What the settings ask for is not installed.
+        ConfigError: A secret or a certificate is not where the settings say, or what they ask for
+            is not installed.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -92,7 +105,16 @@ class Server:
             settings, SERVICE, registry, self._in_flight.by_method, self.node_id
         )
         self._envelope = Envelope(SERVICE, self._in_flight, deadlines, self._observing.sinks)
-        self._grpc = grpc.aio.server(interceptors=[self._envelope], options=OPTIONS)
+        self._certificates = certificates_of(settings)
+        self._limits = limits_of(settings)
+        self._auth = Auth(
+            SERVICE,
+            gate_of(settings),
+            self._limits,
+            reflection_open=_reflection_open(settings),
+        )
+        interceptors = [self._envelope, self._auth]
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
         planner = planner_of(settings, registry)
@@ -125,10 +147,16 @@ class Server:
             StartError: It cannot be had.
         """
         listen = self._settings.listen
+        if exposed := exposure(self._settings):
+            if not self._settings.insecure:
+                raise StartError(f"{exposed} – {EXPOSURE_REMEDY}")
+            log.warning(
+                "INSECURE: %s, as insecure (--insecure, ATMOSPHERE_INSECURE) has it", exposed
+            )
         host, _, port = listen.rpartition(":")
         try:
             _check_free(host.strip("[]"), int(port))
-            bound = self._grpc.add_insecure_port(listen)
+            bound = self._add_port(listen)
         except (OSError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or "is another process using the port?"
             raise StartError(
@@ -178,9 +206,12 @@ class Server:
         Other routes hold as soon as they have been read.
 
         Raises:
-            ConfigError: What the settings ask for is not installed; nothing has changed.
+            ConfigError: They cannot be served by, and nothing was changed.
         """
+        settings, changed = self._held(settings)
         rerouted = planner_of(settings, self._registry)
+        self._auth.gate = self._gate(settings)
+        self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         if settings.routing != self._settings.routing:
             self._rerouting = asyncio.create_task(self._reroute(rerouted), name="reroute")
@@ -188,14 +219,33 @@ class Server:
         self._execution.settings = _attempts(settings)
         self._execution.progress_s = settings.progress_interval
         logging.getLogger().setLevel(settings.log_level.upper())
-        kept = [
-            name
-            for name in FIXED_SETTINGS
-            if getattr(settings, name) != getattr(self._settings, name)
+        self._settings = settings
+        return tuple(f"{name} has changed, and holds after a restart only" for name in changed)
+
+    def check(self, settings: Settings) -> None:
+        """That other settings can be served by.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        self._gate(self._held(settings)[0])
+
+    def _held(self, settings: Settings) -> tuple[Settings, list[str]]:
+        """Other settings with those that need a restart as they were, and the names of these."""
+        now = self._settings
+        held = {name: getattr(now, name) for name in FIXED_SETTINGS}
+        counting = {name: getattr(now.auth, name) for name in COUNTING}
+        changed = [name for name in held if getattr(settings, name) != held[name]]
+        changed += [
+            f"auth.{name}" for name in counting if getattr(settings.auth, name) != counting[name]
         ]
-        held = {name: getattr(self._settings, name) for name in kept}
-        self._settings = settings.model_copy(update=held)
-        return tuple(f"{name} has changed, and holds after a restart only" for name in kept)
+        auth = settings.auth.model_copy(update=counting)
+        return settings.model_copy(update={**held, "auth": auth}), changed
+
+    def _gate(self, settings: Settings) -> Gate:
+        if (exposed := exposure(settings)) and not settings.insecure:
+            raise ConfigError(f"{exposed} – {EXPOSURE_REMEDY}")
+        return gate_of(settings)
 
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""
@@ -216,7 +266,13 @@ class Server:
         await asyncio.gather(*own, return_exceptions=True)
         await self._grpc.stop(None)
         await self._observing.stop()
+        await self._limits.aclose()
         await self._registry.aclose()
+
+    def _add_port(self, listen: str) -> int:
+        if self._certificates is None:
+            return self._grpc.add_insecure_port(listen)
+        return self._grpc.add_secure_port(listen, _credentials(self._certificates))
 
     async def _reroute(self, planner: Planner) -> None:
         before = self._reading
@@ -251,6 +307,29 @@ class Server:
         )
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _reflection_open(settings: Settings) -> bool:
+    return settings.auth.reflection == "open" or not settings.authenticates
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """What gRPC shows to its callers; it looks for a new pair with each new connection."""
+
+    def configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key, pair.certificate)], pair.client_ca
+        )
+
+    def fetch() -> Any:  # None where nothing is new, which gRPC's stubs do not know of
+        pair = certificates.renewed()
+        return configuration(pair) if pair is not None else None
+
+    # gRPC begins with TLS 1.2, and asks for no certificate that it does not demand.
+    first = certificates.pair
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(first), fetch, require_client_authentication=first.client_ca is not None
+    )
 
 
 def _deadlines(settings: Settings) -> Deadlines:

@@ -26,7 +26,6 @@ from atmosphere_grpc.codec.responses import (
     encode_test,
 )
 from atmosphere_grpc.execution.budget import Budget, Deadlines
-from atmosphere_grpc.execution.caller import caller
 from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionServicer
@@ -88,6 +87,4 @@ class Servicer(ExecutionServicer):
         return encode_route(route)
 
     def _budget(self, context: Context) -> Budget:
-        # One connection is one caller, as long as callers do not say who they are.
-        caller.set(context.peer())
         return Budget(context.time_remaining(), self.deadlines)

@@ -6,6 +6,7 @@ Run it after a change of `atmosphere_grpc/routing/{background,requests}.txt`.
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from atmosphere_grpc.domain import EmbedCall, Target
 from atmosphere_grpc.embedded.backend import EmbeddedBackend
@@ -15,7 +16,7 @@ from atmosphere_grpc.routing import requests, vectors
 
 async def main() -> None:
     """Makes them anew."""
-    found = await find_children(None, None, threads=1, progress=print)
+    found = await find_children(None, None, threads=1, progress=lambda _: None)
     children = [child for child in found if child.model.capability == "embed"]
     texts = requests.texts()
     made: list[list[float]] = []
@@ -27,7 +28,7 @@ async def main() -> None:
             made += answer.vectors
         await backend.aclose()
     vectors.pack(made, vectors.SHIPPED)
-    print(f"{len(made)} vectors in {vectors.SHIPPED}")
+    sys.stdout.write(f"{len(made)} vectors in {vectors.SHIPPED}\n")
 
 
 if __name__ == "__main__":

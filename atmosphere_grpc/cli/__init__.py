@@ -1,4 +1,4 @@
-"""The command line: `serve`, `config`, `top`, and a command for every RPC."""
+"""The command line: `serve`, `config`, `keys`, `top`, and a command for every RPC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from atmosphere_grpc.cli import calls, chat, config, route, serve, top
+from atmosphere_grpc.cli import calls, chat, config, keys, route, serve, top
 
 app = typer.Typer(
     name="atmosphere-grpc",
@@ -53,3 +53,4 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(route.app, name="route")
 app.add_typer(config.app, name="config")
+app.add_typer(keys.app, name="keys")

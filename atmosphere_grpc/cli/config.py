@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from atmosphere_grpc.config import Settings
 
 app = typer.Typer(help="Look at the settings of a server.", no_args_is_help=True)
 
@@ -28,7 +31,7 @@ def check(config_file: ConfigFile = None) -> None:
 
     with _told():
         settings = config.load(config_file)
-        faults = []
+        faults = _access_faults(settings)
         try:
             settings.telemetry.check_installed()
         except config.ConfigError as error:
@@ -44,6 +47,8 @@ def check(config_file: ConfigFile = None) -> None:
     for name in config.unknown_variables():
         typer.echo(f"warning: the environment variable {name} names no setting", err=True)
     typer.echo(f"ok: {config_file or 'the defaults and the environment'}")
+    if exposed := config.exposure(settings):
+        typer.echo(f"warning: INSECURE: {exposed}", err=True)
     for integration in settings.effective_integrations:
         if not integration.tls.verify:
             typer.echo(
@@ -112,6 +117,20 @@ def reload(
     for note in result.notes:
         typer.echo(f"warning: {note}", err=True)
     typer.echo("ok: the settings hold for new calls")
+
+
+def _access_faults(settings: Settings) -> list[str]:
+    """What keeps a server from letting callers in as the settings say."""
+    from atmosphere_grpc import admission, config
+
+    exposed = config.exposure(settings)
+    faults = [exposed] if exposed and not settings.insecure else []
+    for made in (admission.gate_of, admission.limits_of, admission.certificates_of):
+        try:
+            made(settings)
+        except config.ConfigError as error:
+            faults.append(str(error))
+    return faults
 
 
 @contextmanager

@@ -74,12 +74,23 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "api_key_file": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="A file that holds the caller's API key, which may be in ATMOSPHERE_API_KEY "
+                "instead.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        None,
+    ),
     "insecure_token": (
         Annotated[
             bool,
             typer.Option(
                 "--insecure-token",
-                help="Send the token in the clear to another machine.",
+                help="Send the token or key in the clear to another machine.",
                 rich_help_panel=_PANEL,
             ),
         ],
@@ -144,11 +155,13 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
 def _client(options: dict[str, Any]) -> AtmosphereClient:
     certificates = (options["tls_ca"], options["tls_cert"], options["tls_key"])
     tls = options["tls"] or any(certificates)
-    if options["token"] and not (
+    api_key = _api_key(options)
+    if (options["token"] or api_key) and not (
         tls or options["insecure_token"] or is_loopback(options["target"])
     ):
+        name = "--token" if options["token"] else "the API key"
         raise ValueError(
-            f"--token: it would be sent in the clear to {options['target']} – add --tls, or "
+            f"{name}: it would be sent in the clear to {options['target']} – add --tls, or "
             "--insecure-token if that is meant"
         )
     for name in ("tls_ca", "tls_cert", "tls_key"):
@@ -162,6 +175,19 @@ def _client(options: dict[str, Any]) -> AtmosphereClient:
         client_certificate=options["tls_cert"],
         client_key=options["tls_key"],
         token=options["token"],
+        api_key=api_key,
         allow_insecure_token=options["insecure_token"],
         timeout=options["timeout"],
     )
+
+
+def _api_key(options: dict[str, Any]) -> str | None:
+    """The caller's API key: of a file, else of the environment, where a token does not stand."""
+    path: Path | None = options["api_key_file"]
+    if path is None:
+        return None if options["token"] else os.environ.get("ATMOSPHERE_API_KEY") or None
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ValueError(f"--api-key-file: {path} cannot be read ({reason})") from None

@@ -31,6 +31,14 @@ def serve(
     embed_model: Annotated[
         Path | None, typer.Option(help="A GGUF file for embeddings; implies --embedded.")
     ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure",
+            help="Let other machines in without TLS and authentication.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(help="debug, info, warning or error. Default: info.")
     ] = None,
@@ -45,7 +53,12 @@ def serve(
     if chat_model or embed_model:
         use_embedded = True
     section = {"enabled": use_embedded, "chat_model": chat_model, "embed_model": embed_model}
-    said: dict[str, Any] = {"listen": listen, "log_level": log_level, "embedded": _said(section)}
+    said: dict[str, Any] = {
+        "listen": listen,
+        "insecure": insecure,
+        "log_level": log_level,
+        "embedded": _said(section),
+    }
     raise typer.Exit(serving.run(config_file, _said(said)))
 
 

@@ -7,20 +7,28 @@ error. docs/configuration.md is generated from these files.
 
 from __future__ import annotations
 
+from atmosphere_grpc.config.auth import Auth, Jwt, Policy
+from atmosphere_grpc.config.exposure import exposure
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.load import load, shown, unknown_variables
 from atmosphere_grpc.config.observability import Telemetry
 from atmosphere_grpc.config.section import ConfigError, Secret
 from atmosphere_grpc.config.settings import Deadlines, Settings, default_state_dir
+from atmosphere_grpc.config.tls import ServerTls
 
 __all__ = [
+    "Auth",
     "ConfigError",
     "Deadlines",
     "Integration",
+    "Jwt",
+    "Policy",
     "Secret",
+    "ServerTls",
     "Settings",
     "Telemetry",
     "default_state_dir",
+    "exposure",
     "load",
     "shown",
     "unknown_variables",

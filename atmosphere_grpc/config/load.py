@@ -17,6 +17,9 @@ from atmosphere_grpc.config.integration import REDACTED
 from atmosphere_grpc.config.section import ConfigError
 from atmosphere_grpc.config.settings import ENV_PREFIX, Settings
 
+#: Settings at or in which someone may have written a key; a URL may hold one too.
+_SECRETIVE = {"api_key", "base_urls", "headers", "jwks_url", "limits_password", "limits_storage"}
+
 
 def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Settings:
     """The settings of the command line, the environment and a file.
@@ -73,7 +76,7 @@ def unknown_variables() -> list[str]:
     They are no error: a container platform makes variables of its own out of a
     service's name.
     """
-    known = {*Settings.model_fields, "config", "target", "token", "timeout"}
+    known = {*Settings.model_fields, "config", "target", "token", "api_key", "timeout"}
     names = (name for name in os.environ if name.startswith(ENV_PREFIX))
     return sorted(
         name
@@ -133,13 +136,10 @@ def _explain(error: ErrorDetails, source: str) -> str:
 
 
 def _may_be_secret(location: tuple[int | str, ...]) -> bool:
-    """Whether a setting lies where someone may have written a key: at or in `api_key`, or unknown.
-
-    A URL may hold one too.
-    """
+    """Whether a setting lies where someone may have written a key, or is unknown."""
     known = _model_of(location).model_fields
     unknown = isinstance(location[-1], str) and location[-1] not in known
-    return unknown or not {"api_key", "base_urls", "headers"}.isdisjoint(location)
+    return unknown or not _SECRETIVE.isdisjoint(location)
 
 
 def _model_of(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -30,6 +31,16 @@ def _seconds(value: object) -> object:
 
 #: Seconds; written `300ms`, `5s`, `10m`, `1h` or as a plain number of seconds.
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 24 * 3600)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host cannot be anywhere but on this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Section(BaseModel):

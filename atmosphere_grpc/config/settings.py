@@ -15,10 +15,12 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from atmosphere_grpc.config.auth import Auth
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.observability import Address, Metrics, Telemetry
 from atmosphere_grpc.config.routing import Embedder, Routing
 from atmosphere_grpc.config.section import Duration, Section
+from atmosphere_grpc.config.tls import ServerTls
 
 ENV_PREFIX = "ATMOSPHERE_"
 
@@ -102,7 +104,17 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(
         default_factory=lambda: default_state_dir(),
-        description="Where the node's id is kept. Unset: the user's state directory.",
+        description="Where the node's id and the API keys are kept. Unset: the user's state "
+        "directory.",
+    )
+    tls: ServerTls = Field(
+        ServerTls(), description="What the server shows to its callers, and demands of them."
+    )
+    auth: Auth = Field(Auth(), description="Who may call, and what each may do.")
+    insecure: bool = Field(
+        False,
+        description="Whether to listen beyond this machine without TLS and authentication, which "
+        "is refused otherwise; as `serve --insecure`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe lines that are logged, to stderr."
@@ -201,6 +213,31 @@ class Settings(BaseSettings):
         if self.routing.embedder is None and self.embedded.enabled:
             return Embedder(integration="embedded")
         return self.routing.embedder
+
+    @property
+    def keys_file(self) -> Path:
+        """Where the API keys are, or would be."""
+        return self.auth.keys_file or self.state_dir / "keys.json"
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether API keys are looked at."""
+        return bool(self.auth.required) or self.auth.keys_file is not None or self._has_keys
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must say who they are."""
+        if self.auth.required is not None:
+            return self.auth.required
+        by_certificate = self.tls.client_auth == "require"
+        return by_certificate or self.auth.jwt is not None or self.takes_keys
+
+    @property
+    def _has_keys(self) -> bool:
+        try:
+            return self.keys_file.exists()
+        except PermissionError:
+            return True  # what cannot be looked at must not be taken for leave to do without
 
     @property
     def effective_integrations(self) -> list[Integration]:

@@ -25,6 +25,15 @@ logger = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT_S = 60.0
 _LINE_CHARS = 500  # of the child's log: longer lines are cut
+#: What a child is given of the environment: what finds libraries, and what tunes them.
+_NEEDED = frozenset(
+    "PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR XDG_CACHE_HOME VIRTUAL_ENV LD_LIBRARY_PATH "
+    "LD_PRELOAD".split()
+)
+_NEEDED_PREFIXES = (
+    *("LC_", "PYTHON", "DYLD_", "OMP_", "GOMP_", "KMP_", "GGML_", "OPENBLAS_", "MKL_"),
+    *("CUDA_", "HIP_", "HSA_", "ROCR_", "VK_", "SYCL_", "ONEAPI_"),
+)
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
@@ -199,7 +208,7 @@ class LlamaServer:
                 sys.executable, "-P", "-m", "atmosphere_grpc.embedded.child",
                 stdin=PIPE, stdout=PIPE, stderr=PIPE,
                 # The child finds what this process finds, however that came to be importable.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         )  # fmt: skip
         try:
@@ -277,6 +286,15 @@ class LlamaServer:
                 self.on_change()
         except Exception:
             logger.exception("the on_change hook of %s failed", self._name)
+
+
+def _environment() -> dict[str, str]:
+    """What a child needs of the environment: the secrets in it are none of its business."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _NEEDED or name.startswith(_NEEDED_PREFIXES)
+    }
 
 
 def _ending(status: int) -> str:

@@ -40,10 +40,12 @@ from atmosphere_grpc.domain import (
     Unavailable,
 )
 from atmosphere_grpc.errors import Failure, Phase, Reason
+from atmosphere_grpc.execution import visible
 from atmosphere_grpc.execution.assemble import Assembler
 from atmosphere_grpc.execution.attempt import Ask, attempt_chat, attempt_whole
 from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings
 from atmosphere_grpc.execution.budget import Budget
+from atmosphere_grpc.execution.caller import permit
 from atmosphere_grpc.execution.plan import Place, Planner
 from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.registry import Registry
@@ -55,7 +57,12 @@ T = TypeVar("T")
 
 #: Failures of a request itself: what TestIntegration does not report as the integration's.
 CALLERS_FAULTS = frozenset(
-    {Reason.INTEGRATION_NOT_FOUND, Reason.MODEL_NOT_FOUND, Reason.INVALID_FIELD}
+    {
+        Reason.INTEGRATION_NOT_FOUND,
+        Reason.MODEL_NOT_FOUND,
+        Reason.INVALID_FIELD,
+        Reason.PERMISSION_DENIED,
+    }
 )
 
 
@@ -211,7 +218,7 @@ class Execution:
         """Prompts one integration; says what failed instead of failing."""
         target = Target(integration_id=call.integration_id, model=call.model)
         chat = ChatCall(target, (Message("user", call.prompt),))
-        self._registry.get(call.integration_id)
+        visible.named(self._registry, call.integration_id)
         assembler = Assembler()
         try:
             place = await self.planner.of(target, Capability.CHAT, budget)
@@ -239,9 +246,10 @@ class Execution:
 
     async def list_models(self, integration_id: str, budget: Budget) -> ModelList:
         """The models of one integration or all, asked now; ordered by integration and id."""
-        asked = [self._registry.get(integration_id)] if integration_id else [*self._registry]
+        asked = visible.asked(self._registry, integration_id)
         async with budget.within(Phase.TOTAL, budget.given_s, "the integrations' models"):
             failures = await self._registry.refresh(asked)
+        allowed = permit.get()
         models: list[ListedModel] = []
         unavailable: list[Unavailable] = []
         for integration, failure in zip(asked, failures, strict=True):
@@ -250,19 +258,25 @@ class Execution:
                     Unavailable(integration.spec.id, failure.message, failure.reason)
                 )
                 continue
-            default = integration.model_for(Capability.CHAT)
+            offered = visible.candidate(integration, Capability.CHAT)
             models += [
-                ListedModel(integration.spec.id, model, model.id == default)
-                for model in integration.models
+                ListedModel(integration.spec.id, model, model.id == offered.default)
+                for model in offered.models
             ]
         unavailable += [
             Unavailable(status.id, status.error, status.reason)
             for status in self._registry.unfound
-            if status.reason is not None and not integration_id
+            if status.reason is not None and not integration_id and allowed.integration(status.id)
         ]
         models.sort(key=lambda item: (item.integration_id, item.model.id))
         return ModelList(tuple(models), tuple(unavailable))
 
     def list_integrations(self) -> tuple[IntegrationStatus, ...]:
         """How every integration is doing, by its last probe."""
-        return (*(item.status for item in self._registry), *self._registry.unfound)
+        allowed = permit.get()
+        found = (
+            replace(item.status, default_model=visible.candidate(item, Capability.CHAT).default)
+            for item in visible.asked(self._registry)
+        )
+        unfound = (item for item in self._registry.unfound if allowed.integration(item.id))
+        return (*found, *unfound)

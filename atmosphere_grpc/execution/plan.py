@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from atmosphere_grpc.access.policy import denied
 from atmosphere_grpc.domain import (
     Attempt,
     Call,
@@ -15,16 +16,17 @@ from atmosphere_grpc.domain import (
     Target,
 )
 from atmosphere_grpc.errors import TABLE, Failure, Phase, Reason
+from atmosphere_grpc.execution import visible
 from atmosphere_grpc.execution.attempt import check_support
 from atmosphere_grpc.execution.attempts import Choice
 from atmosphere_grpc.execution.budget import Budget
+from atmosphere_grpc.execution.caller import permit
 from atmosphere_grpc.execution.intent import as_call
 from atmosphere_grpc.execution.tie_break import TieBreak
-from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.routing.intents import FOUND, Chosen, IntentRouter
-from atmosphere_grpc.routing.router import Candidate, decide, first_available
-from atmosphere_grpc.routing.routes import Routes
+from atmosphere_grpc.routing.router import decide, first_available
+from atmosphere_grpc.routing.routes import Route, Routes
 
 #: How much of the time that is left reading an intent may take.
 READING_SHARE = 0.25
@@ -122,6 +124,8 @@ class Planner:
         if self._tie_break is not None:
             text = self.router.text(call)
             chosen, tried = await self._tie_break.settled(chosen, text, self.router.routes, budget)
+        if chosen.method in FOUND and chosen.route is not None and not _may_use(chosen.route):
+            chosen = chosen.given_up(f"route {chosen.route.name} is not for this caller")
         capability = chosen.capability(call)
         try:
             made = as_call(chosen.route.applied(call) if chosen.route else call, capability)
@@ -158,10 +162,11 @@ class Planner:
             named.integration_id or route.integration_id,
             named.model,
         )
-        models = () if named.model else route.models
+        models = () if named.model else tuple(filter(permit.get().model, route.models))
         if models:
             resident = budget.remaining_s < self._settings.resident_below_s
-            candidates = _candidates(self._asked(target), capability)
+            seen = visible.asked(self._registry, target.integration_id)
+            candidates = visible.candidates(seen, capability)
             model = first_available(models, candidates, resident=resident)
             target = replace(target, model=model)
         by = f"route {route.name}"
@@ -186,13 +191,16 @@ class Planner:
             named: What the call names.
             models: Those of its route.
         """
-        first = self._registry.get(decision.integration_id)
+        first = visible.named(self._registry, decision.integration_id)
+        allowed = permit.get()
         choices = [Choice(first, decision.model)]
         for fallback in () if named.integration_id else first.spec.fallback:
             integration = self._registry.find(fallback.integration_id)
             if integration is None or integration.state is IntegrationState.DOWN:
                 continue
-            item = _candidate(integration, decision.capability)
+            if not allowed.integration(fallback.integration_id):
+                continue
+            item = visible.candidate(integration, decision.capability)
             model = fallback.models.get(decision.model, "")
             if not model:
                 # One of the same name where the call or its route names one, or another of the
@@ -200,44 +208,34 @@ class Planner:
                 wanted = (decision.model, *models) if named.model or models else ()
                 fitting = (name for name in wanted if item.has(name))
                 model = next(fitting, "" if named.model else item.default)
-            if model and not item.lacks(decision.capability, model):
+            if model and allowed.model(model) and not item.lacks(decision.capability, model):
                 choices.append(Choice(integration, model))
         return choices
 
     async def _decide(
         self, target: Target, capability: Capability, budget: Budget, by: str = "the request"
     ) -> RouteDecision:
-        asked = self._asked(target)
+        seen = visible.asked(self._registry, target.integration_id)
+        visible.check_allowed(target, seen)
         try:
-            return decide(target, capability, _candidates(asked, capability), by)
+            return decide(target, capability, visible.candidates(seen, capability), by)
         except Failure as failure:
             if failure.reason not in (Reason.MODEL_NOT_FOUND, Reason.BACKEND_UNAVAILABLE):
                 raise
         # What is known may be old, or nothing yet: ask before saying no.
         async with budget.within(Phase.CONNECT, budget.given_s, "the integrations' models"):
-            await self._registry.refresh(asked)
-        return decide(target, capability, _candidates(asked, capability), by)
-
-    def _asked(self, target: Target) -> list[Integration]:
-        """The integration that is named, or all of them."""
-        if target.integration_id:
-            return [self._registry.get(target.integration_id)]
-        return [*self._registry]
-
-
-def _candidates(asked: list[Integration], capability: Capability) -> list[Candidate]:
-    return [_candidate(item, capability) for item in asked]
+            await self._registry.refresh(seen)
+        try:
+            return decide(target, capability, visible.candidates(seen, capability), by)
+        except Failure:
+            # Nothing was named, so that nothing is given away by saying why there is no model.
+            if not target.model and any(visible.kept_back(item, capability) for item in seen):
+                raise denied("every model") from None
+            raise
 
 
-def _candidate(item: Integration, capability: Capability) -> Candidate:
-    state = item.state
-    return Candidate(
-        item.spec.id,
-        state,
-        item.models,
-        item.model_for(capability),
-        item.lists_all_models(capability),
-        item.status.error if state is IntegrationState.DOWN else "",
-        item.spec.advice if capability.is_chat else "",
-        item.offers(capability),
-    )
+def _may_use(route: Route) -> bool:
+    """Whether the caller may use where a route goes, as far as the route itself says."""
+    allowed = permit.get()
+    place = not route.integration_id or allowed.integration(route.integration_id)
+    return place and (not route.models or any(map(allowed.model, route.models)))

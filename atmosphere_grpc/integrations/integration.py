@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from atmosphere_grpc.backends import Backend
@@ -169,15 +169,21 @@ class Integration:
             raise failures[0]
         return self.models
 
-    def model_for(self, capability: Capability) -> str:
-        """The model for a request that names none; empty where there is no fitting one."""
-        fitting = [model for model in self.models if model.can(capability)]
+    def model_for(
+        self, capability: Capability, allowed: Callable[[str], bool] = lambda _: True
+    ) -> str:
+        """The model for a request that names none, of those that are allowed.
+
+        Empty where there is no fitting one.
+        """
+        fitting = [item for item in self.models if item.can(capability) and allowed(item.id)]
         if capability.is_fitted:  # each knows labels or features of its own: none is a default
             return fitting[0].id if len(fitting) == 1 else ""
         spec = self.spec
         configured = spec.default_model if capability.is_chat else spec.default_embed_model
         known = next((model for model in self.models if model.answers_to(configured)), None)
-        if configured and (capability is not Capability.VISION or not known or known in fitting):
+        fits = capability is not Capability.VISION or not known or known in fitting
+        if configured and fits and allowed(configured):
             return configured
         if capability is Capability.VISION:
             fitting.sort(key=lambda model: model.accepts_images is not True)

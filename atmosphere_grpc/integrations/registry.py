@@ -69,14 +69,20 @@ class Registry:
     def _discoveries(self) -> list[Discovery]:
         return [entry for entry in self._entries if isinstance(entry, Discovery)]
 
-    def get(self, integration_id: str) -> Integration:
+    def get(
+        self, integration_id: str, shown: Callable[[str], bool] = lambda _: True
+    ) -> Integration:
         """The integration of that id.
+
+        Args:
+            integration_id: The id.
+            shown: Which others may be named where there is none.
 
         Raises:
             Failure: INTEGRATION_NOT_FOUND, with the nearest ids; or why nothing was found
                 under that id.
         """
-        known = {item.spec.id: item for item in self}
+        known = {item.spec.id: item for item in self if shown(item.spec.id)}
         if (found := known.get(integration_id)) is not None:
             return found
         for status in self.unfound:

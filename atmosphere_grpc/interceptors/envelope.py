@@ -144,15 +144,10 @@ class Envelope(ServerInterceptor):
             self._closed(record)
             if failure is not None:
                 failed(log, failure)
-        trailers: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
         if failure is not None:
-            status = encode_failure(failure, request_id)
-            trailers.append(("grpc-status-details-bin", status.SerializeToString()))
             # Not inside a handler above: abort raises, and must not be caught and done twice.
-            await _sent(
-                context.abort(failure.code, status.message, trailing_metadata=tuple(trailers))
-            )
-        context.set_trailing_metadata(tuple(trailers))
+            await _abort(context, failure, request_id)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         return response
 
     def _opened(self, record: CallRecord) -> None:
@@ -173,6 +168,23 @@ def _apart(sink: Sink) -> Iterator[None]:
         yield
     except Exception:
         log.exception("fault in %s", type(sink).__name__)
+
+
+async def end(context: Context, failure: Failure) -> None:
+    """Ends a call of a service that has no envelope, such as reflection; raises."""
+    request_id, _ = _sent_along(context)
+    current_request_id.set(request_id)
+    failed(log, failure)
+    await _abort(context, failure, request_id)
+
+
+async def _abort(context: Context, failure: Failure, request_id: str) -> None:
+    status = encode_failure(failure, request_id)
+    trailers: tuple[tuple[str, str | bytes], ...] = (
+        (REQUEST_ID_KEY, request_id),
+        ("grpc-status-details-bin", status.SerializeToString()),
+    )
+    await _sent(context.abort(failure.code, status.message, trailing_metadata=trailers))
 
 
 async def _sent(sending: Awaitable[None]) -> None:

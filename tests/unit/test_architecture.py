@@ -15,6 +15,10 @@ CLIENT = ROOT / "clients" / "python" / "atmosphere_client"
 #: What each room may import of the others.
 BELOW = {
     "errors": set[str](),
+    "watch": set[str](),
+    "access": {"errors", "watch"},
+    "certificates": {"watch"},
+    "admission": {"access", "certificates", "config"},
     "domain": {"errors"},
     "log": {"errors"},
     "record": {"domain", "errors"},
@@ -29,17 +33,22 @@ BELOW = {
     "integrations": {"backends", "domain", "errors"},
     "routing": {"domain", "errors"},
     "embedded": {"backends", "domain", "errors"},
-    "execution": {"routing", "integrations", "backends", "domain", "errors", "log", "record"},
+    "execution": {
+        *("routing", "integrations", "backends", "domain", "errors", "log", "record", "access"),
+    },
     "codec": {"domain", "errors", "v1"},
-    "interceptors": {"codec", "execution", "errors", "log", "record"},
+    "interceptors": {"access", "codec", "execution", "errors", "log", "record"},
     "telemetry": {"integrations", "config", "domain", "log", "record"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
         *("domain", "servicer", "interceptors", "execution", "integrations", "composition"),
-        *("telemetry", "config", "node", "v1"),
+        *("telemetry", "config", "node", "v1", "access", "admission", "certificates"),
     },
     "process": {"server", "composition", "control", "config", "embedded", "integrations"},
-    "cli": {"process", "server", "embedded", "config", "control", "domain", "log", "v1"},
+    "cli": {
+        *("process", "server", "embedded", "config", "control", "domain", "log", "v1"),
+        *("access", "admission"),
+    },
     "__main__": {"cli"},
     "__init__": set[str](),
 }
@@ -56,6 +65,10 @@ RESERVED = {
     "grpc": {"errors.py", "servicer.py", "interceptors", "server.py", "cli/connection.py"},
     "prometheus_client": {"telemetry", "cli/scrape.py"},
     "opentelemetry": {"telemetry"},
+    "jwt": {"access"},
+    "limits": {"access"},
+    "redis": {"access/redis.py"},
+    "cryptography": {"certificates.py"},
     "xllamacpp": {"embedded/child.py"},
     "numpy": {"routing/head.py", "routing/kin.py", "routing/vectors.py", "embedded/convert.py"},
     "scipy": {"routing/head.py"},

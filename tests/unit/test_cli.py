@@ -335,6 +335,7 @@ def test_a_connection_is_made_as_told(
         "client_certificate": None,
         "client_key": None,
         "token": "hush",
+        "api_key": None,
         "allow_insecure_token": False,
         "timeout": 2.5,
     }
@@ -353,6 +354,26 @@ def test_a_token_goes_in_the_clear_only_where_that_is_meant(
     assert "hush" not in err
     run("health", "--target", "far:1", "--insecure-token")
     assert client.connected["allow_insecure_token"] is True
+
+
+def test_an_api_key_is_of_the_environment_or_a_file(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client.answers = ["SERVING"] * 4
+    file = tmp_path / "key"
+    file.write_text("of-a-file\n")
+    run("health", "--api-key-file", str(file))
+    assert client.connected["api_key"] == "of-a-file"
+    monkeypatch.setenv("ATMOSPHERE_API_KEY", "hush")
+    run("health")
+    assert client.connected["api_key"] == "hush"
+    run("health", "--token", "said")
+    assert (client.connected["token"], client.connected["api_key"]) == ("said", None)
+    err = run("health", "--target", "far:1", code=2)[1]
+    assert "the API key: it would be sent in the clear" in err
+    assert "hush" not in err
+    err = run("health", "--api-key-file", str(tmp_path / "none"), code=2)[1]
+    assert "--api-key-file" in err
 
 
 def test_a_certificate_that_is_not_there_is_named_by_its_option(client: Client) -> None:

@@ -420,6 +420,17 @@ def test_a_token_is_not_sent_in_the_clear() -> None:
         )
 
 
+def test_an_api_key_is_sent_by_its_own_name() -> None:
+    assert connect("localhost:1", api_key=BEARER).metadata == (("x-api-key", BEARER),)
+    with pytest.raises(ValueError, match=r"^api_key: would be sent in the clear to example\.org:1"):
+        AtmosphereClient("example.org:1", api_key=BEARER)
+    with pytest.raises(ValueError, match="token and api_key exclude each other"):
+        connect(token=BEARER, api_key=BEARER)
+    with pytest.raises(ValueError, match=r"^api_key: must be printable") as error:
+        connect(api_key=f"{BEARER}\n")
+    assert BEARER not in str(error.value)
+
+
 @pytest.mark.parametrize("token", ["", "secret\n", "sec ret", "sécret"])
 def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(ValueError, match=r"^token: ") as error:

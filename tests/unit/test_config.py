@@ -306,3 +306,71 @@ def test_a_secret_header_that_is_not_there_is_told_by_its_integration() -> None:
     item = integration(kind="ollama", headers={"x": {"env": "FAR_TOKEN"}})
     with pytest.raises(ConfigError, match='integration "far": the environment variable FAR_TOKEN'):
         item.read_headers()
+
+
+TLS = "tls: {cert_file: c, key_file: k}\n"
+JWT = "auth: {jwt: {issuer: i, audience: a, jwks_url: 'https://i/k'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("tls: {cert_file: c}\n", "cert_file and key_file go together"),
+        ("tls: {client_auth: require}\n", "needs client_ca_file"),
+        ("tls: {client_ca_file: c}\n", "client_ca_file has no use without client_auth: require"),
+        ("tls: {client_auth: optional}\n", "gRPC asks for no certificate that it does not demand"),
+        (JWT.replace("https", "http"), "auth.jwt.jwks_url: must be https"),
+        (JWT.replace(", jwks_url: 'https://i/k'", ""), "give either jwks_url or jwks_file"),
+        (JWT.replace("a,", "a, algorithms: [HS256],"), "'HS256' is none of RS256"),
+        (JWT.replace("a,", "a, algorithms: [none],"), "'none' is none of RS256"),
+        ("auth: {callers: {alice: {}}}\n", "'alice' must begin with jwt:, tls: or key:"),
+        ("auth: {callers: {'jwt:a': {rpc: [Chat]}}}\n", "unknown setting – did you mean rpcs?"),
+        ("auth: {default: {requests_per_minute: 0}}\n", "auth.default.requests_per_minute = 0"),
+        ("auth: {limits_storage: 'http://a'}\n", "must be memory, redis://host:port/0"),
+        ("auth: {limits_storage: 'redis://:canary@a'}\n", "must not hold a password"),
+        ("auth: {limits_password: {env: A}}\n", "no use with limits_storage: memory"),
+    ],
+)
+def test_a_wrong_setting_of_access_is_told_without_what_may_be_secret(
+    file: Path, content: str, says: str
+) -> None:
+    file.write_text(content)
+    assert says in told(file)
+    assert "canary" not in told(file)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "127.1.2.3"])
+def test_loopback_is_no_exposure(host: str) -> None:
+    assert config.exposure(config.load(said={"listen": f"{host}:0"})) == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "example.org"])  # noqa: S104
+def test_elsewhere_is_one_without_tls_and_authentication(
+    file: Path, tmp_path: Path, host: str
+) -> None:
+    said = {"listen": f"{host}:0", "state_dir": str(tmp_path)}
+    assert "TLS" in config.exposure(config.load(said=said))
+    file.write_text(TLS)
+    exposed = config.exposure(config.load(file, said))
+    assert "TLS (" not in exposed
+    assert "authentication" in exposed
+    file.write_text(TLS + JWT)
+    assert config.exposure(config.load(file, said)) == ""
+
+
+def test_callers_are_asked_who_they_are_once_they_can_say(file: Path, tmp_path: Path) -> None:
+    said = {"state_dir": str(tmp_path)}
+    assert not config.load(said=said).authenticates
+    file.write_text(JWT)
+    assert config.load(file, said).authenticates
+    file.write_text(TLS.replace("k}", "k, client_ca_file: a, client_auth: require}"))
+    assert config.load(file, said).authenticates
+    file.write_text("auth: {required: false, keys_file: keys.json}\n")
+    assert not config.load(file, said).authenticates
+    (tmp_path / "keys.json").write_text("{}")
+    assert config.load(said=said).authenticates
+
+
+def test_a_key_of_json_web_keys_may_come_in_the_clear_from_this_machine(file: Path) -> None:
+    file.write_text(JWT.replace("https://i/k", "http://127.0.0.1:1/k"))
+    assert config.load(file).auth.jwt is not None

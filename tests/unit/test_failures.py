@@ -89,6 +89,7 @@ def test_a_failure_says_its_reason_and_when_to_retry_if_that_makes_sense(
 
 def test_what_makes_sense_to_retry_is_what_may_be_otherwise_later() -> None:
     assert {reason for reason in Reason if TABLE[reason].retryable} == {
+        Reason.RATE_LIMITED,
         Reason.QUEUE_FULL,
         Reason.BACKEND_BUSY,
         Reason.BACKEND_UNAVAILABLE,

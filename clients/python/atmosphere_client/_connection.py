@@ -66,7 +66,7 @@ class Connection:
         target: The server.
         credentials: None: plaintext.
         options: The channel's.
-        metadata: Goes with each call; holds the token.
+        metadata: Goes with each call; holds the token or key.
     """
 
     target: str
@@ -95,6 +95,7 @@ def connection(
     client_certificate: Pem | None,
     client_key: Pem | None,
     token: str | None,
+    api_key: str | None = None,
     allow_insecure_token: bool,
     options: ChannelOptions | None,
     brings_channel: bool,
@@ -112,16 +113,15 @@ def connection(
     if brings_channel:
         if tls or options is not None or any(pem is not None for pem in certificates):
             raise ValueError("channel: it brings its own tls, certificates and options")
-        return Connection(target, None, (), _bearer(token))
+        return Connection(target, None, (), _proof(token, api_key))
     credentials = _credentials(tls, *certificates)
-    if token is not None and not (
-        credentials is not None or allow_insecure_token or is_loopback(target)
-    ):
+    secret = "token" if token is not None else "api_key" if api_key is not None else ""
+    if secret and not (credentials is not None or allow_insecure_token or is_loopback(target)):
         raise ValueError(
-            f"token: would be sent in the clear to {target}; set tls=True, or"
+            f"{secret}: would be sent in the clear to {target}; set tls=True, or"
             " allow_insecure_token=True where something else encrypts the connection"
         )
-    return Connection(target, credentials, _merged(target, options), _bearer(token))
+    return Connection(target, credentials, _merged(target, options), _proof(token, api_key))
 
 
 def is_loopback(target: str) -> bool:
@@ -167,14 +167,19 @@ def _merged(target: str, options: ChannelOptions | None) -> tuple[tuple[str, Any
     return tuple(merged.items())
 
 
-def _bearer(token: str | None) -> Pairs:
-    if token is None:
-        return ()
-    if not _TOKEN.fullmatch(token):
-        raise ValueError(
-            "token: must be printable ASCII without spaces (is there a line break at its end?)"
-        )
-    return (("authorization", f"Bearer {token}"),)
+def _proof(token: str | None, api_key: str | None) -> Pairs:
+    """What says who calls, as metadata."""
+    if token is not None and api_key is not None:
+        raise ValueError("token and api_key exclude each other: give one of them")
+    for name, secret in (("token", token), ("api_key", api_key)):
+        if secret is not None and not _TOKEN.fullmatch(secret):
+            raise ValueError(
+                f"{name}: must be printable ASCII without spaces (is there a line break at its"
+                " end?)"
+            )
+    if token is not None:
+        return (("authorization", f"Bearer {token}"),)
+    return () if api_key is None else (("x-api-key", api_key),)
 
 
 def _is_loopback_host(address: str) -> bool:

@@ -45,7 +45,9 @@ class AtmosphereClient:
         client_certificate: The client's own certificate, for mutual TLS.
         client_key: Its key.
         token: Sent as ``authorization: Bearer …`` with each call.
-        allow_insecure_token: Whether the token may leave this machine in plaintext.
+        api_key: An API key instead, as ``atmosphere-grpc keys create`` prints it; sent as
+            ``x-api-key``.
+        allow_insecure_token: Whether the token or key may leave this machine in plaintext.
         timeout: Seconds that a call may take which does not say otherwise. None: no limit.
         options: Further options of the gRPC channel; they win over this client's own.
         channel: A channel to use as it is. It stays open when the client closes.
@@ -64,6 +66,7 @@ class AtmosphereClient:
         client_certificate: _connection.Pem | None = None,
         client_key: _connection.Pem | None = None,
         token: str | None = None,
+        api_key: str | None = None,
         allow_insecure_token: bool = False,
         timeout: float | None = None,
         options: _connection.ChannelOptions | None = None,
@@ -76,6 +79,7 @@ class AtmosphereClient:
             client_certificate=client_certificate,
             client_key=client_key,
             token=token,
+            api_key=api_key,
             allow_insecure_token=allow_insecure_token,
             options=options,
             brings_channel=channel is not None,

@@ -109,7 +109,7 @@ class ResourceExhaustedError(AtmosphereError):
 
 
 class UnauthenticatedError(AtmosphereError):
-    """The token is missing or wrong."""
+    """The key, token or certificate is missing or wrong."""
 
 
 class UnavailableError(AtmosphereError):

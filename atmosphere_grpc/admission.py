@@ -1,0 +1,111 @@
+"""The settings of `tls` and `auth` made into what lets callers in."""
+
+from __future__ import annotations
+
+import logging
+
+from atmosphere_grpc.access.gate import Gate
+from atmosphere_grpc.access.key_file import KeyFile
+from atmosphere_grpc.access.limits import Limits
+from atmosphere_grpc.access.policy import Policy
+from atmosphere_grpc.access.redis import redis_limits
+from atmosphere_grpc.access.signing_keys import FileKeys, SigningKeys, UrlKeys
+from atmosphere_grpc.access.tokens import TokenRules, Tokens
+from atmosphere_grpc.certificates import CertificateError, Certificates
+from atmosphere_grpc.config import ConfigError, Jwt, Settings
+from atmosphere_grpc.config import Policy as PolicySettings
+
+log = logging.getLogger(__name__)
+
+
+def gate_of(settings: Settings) -> Gate:
+    """What says who calls, and what each may do.
+
+    Raises:
+        ConfigError: The file of `auth.jwt.jwks_file` cannot be used.
+    """
+    auth = settings.auth
+    if settings.takes_keys and not settings.keys_file.exists():
+        log.warning(
+            "auth.keys_file = %s: there are no keys yet – atmosphere-grpc keys create makes one",
+            settings.keys_file,
+        )
+    return Gate(
+        required=settings.authenticates,
+        keys=KeyFile(settings.keys_file) if settings.takes_keys else None,
+        tokens=_tokens(auth.jwt) if auth.jwt is not None else None,
+        callers={name: policy_of(item) for name, item in auth.callers.items()},
+        default=policy_of(auth.default),
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What counts the calls of each caller.
+
+    Raises:
+        ConfigError: The password is not where the configuration says, or a package is missing.
+    """
+    auth = settings.auth
+    if auth.limits_storage == "memory":
+        return Limits()
+    try:
+        password = auth.limits_password.read() if auth.limits_password is not None else None
+    except ConfigError as error:
+        raise ConfigError(f"auth.limits_password: {error}") from None
+    try:
+        return redis_limits(auth.limits_storage, password)
+    except ImportError:
+        raise ConfigError(
+            "auth.limits_storage: the package redis is missing – pip install "
+            "'atmosphere-grpc[redis]'"
+        ) from None
+
+
+def certificates_of(settings: Settings) -> Certificates | None:
+    """The server's certificate; None: it speaks plaintext.
+
+    Raises:
+        ConfigError: The files cannot be used.
+    """
+    tls = settings.tls
+    if tls.cert_file is None or tls.key_file is None:
+        return None
+    try:
+        return Certificates(tls.cert_file, tls.key_file, tls.client_ca_file)
+    except CertificateError as error:
+        raise ConfigError(str(error)) from None
+
+
+def policy_of(settings: PolicySettings) -> Policy:
+    """What a caller may do."""
+    return Policy(
+        tuple(settings.rpcs),
+        tuple(settings.integrations),
+        tuple(settings.models),
+        settings.requests_per_minute,
+        settings.tokens_per_minute,
+        settings.max_concurrency,
+    )
+
+
+def _tokens(settings: Jwt) -> Tokens:
+    rules = TokenRules(
+        settings.issuer,
+        tuple(settings.audience),
+        tuple(settings.algorithms),
+        settings.leeway,
+        settings.scopes_claim,
+    )
+    return Tokens(rules, _signing_keys(settings))
+
+
+def _signing_keys(settings: Jwt) -> SigningKeys:
+    if settings.jwks_file is None:
+        return UrlKeys(str(settings.jwks_url), settings.refresh)
+    try:
+        return FileKeys(settings.jwks_file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"auth.jwt.jwks_file = {settings.jwks_file}: cannot be used ({reason})"
+        ) from None
