@@ -278,10 +278,12 @@ def test_what_is_not_well_exits_with_1(
 
 ASKED: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any], Any]] = [
     (
-        ["execute", "x", "-c", "chat", "-I", "a", "-m", "m", "--kwargs", '{"system": "S"}'],
+        ["execute", "x", "-c", "chat", "-I", "a", "-m", "m", "-r", "r"]
+        + ["--kwargs", '{"system": "S"}'],
         "execute",
         ("x",),
-        {"kwargs": {"system": "S"}, "capability": "chat", "integration": "a", "model": "m"},
+        {"kwargs": {"system": "S"}, "capability": "chat", "integration": "a", "model": "m"}
+        | {"route": "r"},
         EXECUTED,
     ),
     (
@@ -289,7 +291,7 @@ ASKED: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any], Any]] = [
         "execute",
         ("x",),
         {"temperature": 0, "stop": ["a", "b"], "seed": 7, "kwargs": None}
-        | {"capability": "", "integration": "", "model": ""},
+        | {"capability": "", "integration": "", "model": "", "route": ""},
         EXECUTED,
     ),
     (
@@ -298,6 +300,13 @@ ASKED: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any], Any]] = [
         (["x", "y"],),
         {"model": "m", "integration": "", "dimensions": 5},
         EMBEDDED,
+    ),
+    (
+        ["route", "x", "-r", "r"],
+        "route",
+        ("x",),
+        {"kwargs": None, "capability": "", "integration": "", "model": "", "route": "r"},
+        ROUTED,
     ),
     (["models", "a"], "models", ("a",), {}, MODELS),
     (["test", "a", "Count", "-m", "m"], "test_integration", ("a", "Count", "m"), {}, PASSED),
