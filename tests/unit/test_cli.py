@@ -278,7 +278,7 @@ def test_what_is_not_well_exits_with_1(
 
 ASKED: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any], Any]] = [
     (
-        "execute x -c chat -I a -m m -r r --kwargs".split() + ['{"system": "S"}'],
+        [*"execute x -c chat -I a -m m -r r --kwargs".split(), '{"system": "S"}'],
         "execute",
         ("x",),
         {"kwargs": {"system": "S"}, "capability": "chat", "integration": "a", "model": "m"}
