@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -148,7 +149,8 @@ def test_a_server_in_the_open_is_refused_unless_that_is_said(tmp_path: Path, con
     for more, environment in ((("--insecure",), {}), ((), {"ATMOSPHERE_INSECURE": "true"})):
         with serving(tmp_path, *options, *more, **environment) as server:
             assert server.address.startswith("0.0.0.0:")
-            assert "WARNING atmosphere_grpc.server: INSECURE" in server.log
+            told = [line for line in server.log.splitlines() if "INSECURE" in line]
+            assert [json.loads(line)["level"] for line in told] == ["warning"]
 
 
 @pytest.mark.parametrize("wrong", ["missing", "another's", "not PEM"])
