@@ -7,7 +7,6 @@ on intents that it has not seen, by cross-validation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,7 +35,7 @@ OWN_WEIGHT = 3.0
 #: How much none weighs beside a route.
 NONE_WEIGHT = 2.0
 #: The inverse of how strongly weights are kept small.
-STRENGTH = 3.0
+STRENGTH = 2.0
 #: When learning stops: the steepest slope that is left.
 TOLERANCE = 1e-3
 #: How many dimensions of the vectors are learned on: those in which the texts differ most. Others
@@ -51,6 +50,8 @@ NEVER = -30.0
 #: Which share of all intents is taken to belong to no route. The bound on false routes holds
 #: whatever it is; how sure a score sounds depends on it.
 NONE_SHARE = 0.3
+#: Which share of a route's texts may be others', before it must be ahead of the next by a margin.
+WRONG_SHARE = 0.1
 #: How far a route's threshold may be from the one that would do for all.
 APART = 0.1
 #: How many texts a route is taken to have, where one threshold is weighed against another.
@@ -277,8 +278,8 @@ def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list
     """What each route's score must reach, by unseen texts.
 
     Of all thresholds that keep the false routes within the bound, those that let the most texts of
-    the routes through: a route that few others are mistaken for needs a lower one. It must be ahead
-    of the next by so much that no more texts of other routes are let through than the bound says.
+    the routes through: a route that few others are mistaken for needs a lower one. Where too many
+    texts of other routes pass, a route must be ahead of the next by a margin.
     """
     count = logits.shape[1] - 1
     likely = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -291,7 +292,7 @@ def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list
     ahead = score - others.max(axis=1)
     none, right = classes == count, classes == best
     wrong = ~none & ~right
-    allowed = _allowed(int(none.sum()), false_rate)
+    allowed = int(false_rate * none.sum())
     base = threshold_for(score[none].tolist(), allowed)
     by_route = [
         (score[none & (best == route)], score[right & (best == route)]) for route in range(count)
@@ -301,20 +302,11 @@ def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list
     margins = [
         threshold_for(
             ahead[wrong & passed & (best == route)].tolist(),
-            int(false_rate * (~none & (best == route)).sum()),
+            int(WRONG_SHARE * (~none & (best == route)).sum()),
         )
         for route in range(count)
     ]
     return [Bar(*pair) for pair in zip(thresholds, margins, strict=True)]
-
-
-def _allowed(count: int, rate: float) -> int:
-    """How many of so many may pass, so that the rate is kept with some confidence.
-
-    One standard deviation below what is expected (binomial): that many were seen by chance alone.
-    """
-    expected = rate * count
-    return max(0, int(expected - math.sqrt(expected * (1 - rate))))
 
 
 def _cheapest(by_route: Sequence[tuple[Floats, Floats]], allowed: int, base: float) -> list[float]:
