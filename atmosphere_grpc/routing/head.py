@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     Floats: TypeAlias = "NDArray[np.float64]"
     Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
-#: How much words weigh beside the vector, which has length 1.
-WORDS_WEIGHT = 2.0
+#: How much words weigh beside the vector, which has length 1: where no route has shipped requests
+#: to learn words from, and where every route has.
+WORDS_WEIGHTS = (0.5, 2.0)
 #: How much a route's own text weighs beside a request that ships.
 OWN_WEIGHT = 3.0
 #: How much none weighs beside a route.
@@ -52,6 +53,8 @@ NEVER = -30.0
 NONE_SHARE = 0.3
 #: Which share of a route's texts may be others', before it must be ahead of the next by a margin.
 WRONG_SHARE = 0.1
+#: How strongly what is added to each route's logit is kept small.
+SHRINKAGE = 1e-4
 #: How far a route's threshold may be from the one that would do for all.
 APART = 0.1
 #: How many texts a route is taken to have, where one threshold is weighed against another.
@@ -102,7 +105,7 @@ class Head:
         self._names = tuple(names)
         self._words = words
         self._of_vector = np.ascontiguousarray(of_vector)
-        self._of_words = np.ascontiguousarray(of_words) * WORDS_WEIGHT
+        self._of_words = np.ascontiguousarray(of_words)
         self._bias = bias
         self._bars = tuple(bars)
 
@@ -152,9 +155,12 @@ def _trained(
     background: Sequence[str],
     false_rate: float,
 ) -> Head:
-    lessons = _lessons(routes, kin_of(routes, vectors, groups), vectors, groups, background)
+    kin = kin_of(routes, vectors, groups)
+    lessons = _lessons(routes, kin, vectors, groups, background)
     texts = [lesson.text for lesson in lessons]
-    words = Words(texts)
+    least, most = WORDS_WEIGHTS
+    share = len(set(kin.route_of.values())) / len(routes)
+    words = Words(texts, least + share * (most - least))
     rows = np.stack([vectors[text] for text in texts]).astype(np.float64)
     axes = _main_axes(rows)
     features = _features(texts, rows @ axes, words)
@@ -170,13 +176,10 @@ def _trained(
         unseen[out] = features[out] @ learned + offset
     telling = np.array([lesson.tells for lesson in lessons])
     unseen, told = unseen[telling], classes[telling]
-    heat, none_bias = _calibrated(unseen, told, _shares(told, count))
-    unseen = unseen / heat
-    unseen[:, count] += none_bias
-    bars = _bars(unseen, told, false_rate)
+    heat, added = _calibrated(unseen, told, _shares(told, count))
+    bars = _bars(unseen / heat + added, told, false_rate)
     learned, offset = _columns(_fit(features, classes, weights), count)
-    learned, offset = learned / heat, offset / heat
-    offset[count] += none_bias
+    learned, offset = learned / heat, offset / heat + added
     size = axes.shape[1]
     return Head(tuple(routes), words, axes @ learned[:size], learned[size:], offset, bars)
 
@@ -219,7 +222,7 @@ def _main_axes(rows: Floats) -> Floats:
 
 def _features(texts: Sequence[str], vectors: Floats, words: Words) -> Any:
     rows = [words.of(text) for text in texts]
-    data = [weight * WORDS_WEIGHT for row in rows for weight in row.values()]
+    data = [weight for row in rows for weight in row.values()]
     columns = [number for row in rows for number in row]
     ends = np.cumsum([0, *map(len, rows)])
     sparse = csr_matrix((data, columns, ends), shape=(len(texts), len(words)))
@@ -259,19 +262,23 @@ def _shares(classes: NDArray[np.int64], count: int) -> Floats:
     return (each / np.maximum(sizes, 1))[classes]
 
 
-def _calibrated(logits: Floats, classes: NDArray[np.int64], share: Floats) -> tuple[float, float]:
-    """By what logits are divided, and what is added to that of none, so that they are honest."""
+def _calibrated(logits: Floats, classes: NDArray[np.int64], share: Floats) -> tuple[float, Floats]:
+    """By what logits are divided, and what is added to each column, so that they are honest.
+
+    Vector scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). A route of a few
+    texts knows less of its intents than one with many, and would lose to it every time.
+    """
     rows = np.arange(len(classes))
 
     def loss(given: Floats) -> float:
-        shifted = logits / np.exp(given[0])
-        shifted[:, -1] += given[1]
+        shifted = logits / np.exp(given[0]) + given[1:]
         top = shifted.max(axis=1)
         total = top + np.log(np.exp(shifted - top[:, None]).sum(axis=1))
-        return float((share * (total - shifted[rows, classes])).sum())
+        told = float((share * (total - shifted[rows, classes])).sum())
+        return told + SHRINKAGE * float((given[1:-1] ** 2).sum())
 
-    found = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"maxiter": 200})
-    return float(np.exp(found.x[0])), float(found.x[1])
+    found = minimize(loss, np.zeros(logits.shape[1] + 1), method="L-BFGS-B")
+    return float(np.exp(found.x[0])), found.x[1:]
 
 
 def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list[Bar]:

@@ -53,6 +53,8 @@ def kin_of(routes: Mapping[str, Sequence[str]], vectors: Vectors, groups: Sequen
     area when its texts lie in several of the groups and no other route is about it, else only the
     groups that they lie in.
     """
+    if not groups:
+        return Kin({}, frozenset(), _own(routes, vectors))
     middles = np.stack([_middle(group, vectors) for group in groups])
     lies_in = [[_nearest(vectors[text], middles) for text in texts] for texts in routes.values()]
     about: dict[int, str] = {}
@@ -72,8 +74,11 @@ def kin_of(routes: Mapping[str, Sequence[str]], vectors: Vectors, groups: Sequen
     route_of = {number: next(iter(by)) for number, by in claims.items() if len(by) == 1}
     touched = {place for places in lies_in for place in places if place is not None}
     near = {n for n, group in enumerate(groups) if group.area in about.values()} | touched
-    own_vectors = np.stack([vectors[text] for texts in routes.values() for text in texts])
-    return Kin(route_of, frozenset(near - route_of.keys()), own_vectors)
+    return Kin(route_of, frozenset(near - route_of.keys()), _own(routes, vectors))
+
+
+def _own(routes: Mapping[str, Sequence[str]], vectors: Vectors) -> NDArray[np.float32]:
+    return np.stack([vectors[text] for texts in routes.values() for text in texts])
 
 
 def _middle(group: Group, vectors: Vectors) -> NDArray[np.float32]:

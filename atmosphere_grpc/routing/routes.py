@@ -66,9 +66,10 @@ class Route:
             and getattr(call.sampling, item.name) == getattr(unset, item.name)
         }
         where = f"routing.routes[{self.name}].parameters"
+        has_system = call.system is not None or _has_system(call)
         return replace(
             call,
-            system=self.system if call.system is None else call.system,
+            system=call.system if has_system else self.system,
             sampling=replace(call.sampling, **added),
             sampling_fields=(*call.sampling_fields, *(f"{where}.{name}" for name in added)),
             extra={**self.extra, **call.extra},
@@ -154,6 +155,10 @@ def excerpt(text: str, most: int) -> str:
         return text
     end = most // 4
     return f"{text[: most - end - 1]} {text[-end:]}"
+
+
+def _has_system(call: ExecuteCall) -> bool:
+    return any(message.role == "system" for message in call.messages or ())
 
 
 def _has_image(call: ExecuteCall) -> bool:

@@ -1,6 +1,6 @@
 """The words of texts as sparse vectors: what a model of meaning blurs, such as `translate`.
 
-A text is its words and pairs of words, weighed by how rare they are (tf-idf), of length 1.
+A text is its words and pairs of words, weighed by how rare they are (tf-idf).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ class Words:
 
     Args:
         texts: The texts.
+        length: How long a text is as a vector, unless it has no known word.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], length: float = 1.0) -> None:
+        self._length = length
         frequency = Counter(term for text in texts for term in set(_terms(text)))
         kept = [term for term, count in frequency.items() if count >= LEAST_TEXTS]
         self._index = {term: number for number, term in enumerate(kept)}
@@ -40,7 +42,7 @@ class Words:
         )
         weights = {n: (1 + math.log(count)) * self._rarity[n] for n, count in counts.items()}
         norm = math.sqrt(sum(weight * weight for weight in weights.values()))
-        return {n: weight / norm for n, weight in weights.items()}
+        return {n: weight / norm * self._length for n, weight in weights.items()}
 
 
 def _terms(text: str) -> Iterable[str]:
