@@ -71,7 +71,7 @@ class Lexical:
                 near[number] += weight * other
         scores = [0.0] * len(self._names)
         for route, score in zip(self._route_of, near, strict=True):
-            scores[route] = max(scores[route], score)
+            scores[route] = max(scores[route], min(score, 1.0))  # rounding may go beyond
         return ranked(self._names, scores, self._bars)
 
     def _unit(self, text: Counter[str]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class Words:
 
     def __init__(self, texts: Sequence[str], length: float = 1.0) -> None:
         self._length = length
-        frequency = Counter(term for text in texts for term in set(_terms(text)))
+        frequency = Counter(term for text in texts for term in dict.fromkeys(_terms(text)))
         kept = [term for term, count in frequency.items() if count >= LEAST_TEXTS]
         self._index = {term: number for number, term in enumerate(kept)}
         total = len(texts)
