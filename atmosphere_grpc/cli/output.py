@@ -13,6 +13,10 @@ from rich.table import Table
 from atmosphere_client import AtmosphereError
 
 
+#: As wide as a table may be that is not folded, in characters.
+WIDE = 500
+
+
 class Output:
     """Answers go to stdout, facts about them and failures to stderr.
 
@@ -52,14 +56,16 @@ class Output:
         line = " · ".join(fact for fact in facts if fact)
         self._err.print(line, style="dim", markup=False)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows under their headings."""
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folded: bool = True
+    ) -> None:
+        """Rows under their headings; folded to what is there of the screen, unless it may not."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
-        Console(highlight=False, markup=False).print(table)
+        Console(highlight=False, markup=False, width=None if folded else WIDE).print(table)
 
     def note(self, text: str) -> None:
         """Something that a person should see beside the answer."""

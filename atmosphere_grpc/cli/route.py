@@ -145,4 +145,5 @@ def _show(report: Report, output: Output) -> None:
             (name, *(str(row.get(column, "")) for column in columns))
             for name, row in report.confusion.items()
         ],
+        folded=False,
     )

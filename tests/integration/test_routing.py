@@ -88,5 +88,4 @@ async def test_intents_that_nothing_was_tuned_on_are_routed_right(by_meaning: Se
     assert figures.right >= 0.80
     assert figures.wrong <= 0.04
     assert figures.false_routes <= 0.05
-    # The aim is 0.05; 0.0505 is what was measured (docs/routing.md).
-    assert figures.calibration_error <= 0.055
+    assert figures.calibration_error <= 0.05
