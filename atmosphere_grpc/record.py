@@ -8,7 +8,8 @@ that was told to keep it asks for it. Times are by `time.monotonic()`, in second
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -143,6 +144,7 @@ class CallRecord:
         began_ns: The same by the clock: nanoseconds of Unix time.
         route: Where it was decided to go; None: not yet.
         attempts: What was tried, in order.
+        reading_s: How long its intent was read, in seconds, to find its route.
         ended: When it was over; 0 while it runs.
         code: Its status, by its name; empty while it runs.
         reason: Why it failed.
@@ -157,6 +159,7 @@ class CallRecord:
     began_ns: int = field(default_factory=time.time_ns)
     route: RouteDecision | None = None
     attempts: list[AttemptRecord] = field(default_factory=list)
+    reading_s: float = 0.0
     ended: float = 0.0
     code: str = ""
     reason: Reason | None = None
@@ -213,6 +216,19 @@ _current: ContextVar[CallRecord | None] = ContextVar("call_record", default=None
 def opened(record: CallRecord) -> None:
     """Makes a record that of the task that runs, and of those that it starts."""
     _current.set(record)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is asked of backends in the block is none of the call's attempts; it is timed apart."""
+    record = current()
+    began = time.monotonic()
+    token = _current.set(CallRecord(record.method, record.request_id, headers=record.headers))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        record.reading_s += time.monotonic() - began
 
 
 def current() -> CallRecord:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from atmosphere_client import AtmosphereError
 
-
 #: As wide as a table may be that is not folded, in characters.
 WIDE = 500
 

@@ -11,6 +11,7 @@ from atmosphere_grpc.execution.attempt import Trial, attempt_whole
 from atmosphere_grpc.execution.budget import Budget, Deadlines
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.record import aside
 
 #: How often a text is cut to half that is too long for the model.
 HALVINGS = 3
@@ -63,9 +64,9 @@ class IntegrationEmbedder:
             return await backend.embed(model, call, connect_s=connect_s)
 
         budget = Budget(None, Deadlines(within_s, within_s))
-        made = await attempt_whole(
-            Trial(integration, model), Capability.EMBED, ask, budget, frozenset()
-        )
+        with aside():
+            trial = Trial(integration, model)
+            made = await attempt_whole(trial, Capability.EMBED, ask, budget, frozenset())
         return made.vectors
 
     def _place(self) -> tuple[Integration, str]:

@@ -44,6 +44,8 @@ TOLERANCE = 1e-3
 DIMENSIONS = 192
 #: In how many parts what it learns from is cut, each predicted by the others.
 FOLDS = 3
+#: The part of what is always learned from: the one text of a route that has no other.
+ALWAYS = FOLDS
 #: Of how many stretches of the background each part has.
 STRETCHES = 5
 #: The logit of a route that nothing was learned of.
@@ -70,8 +72,9 @@ class Lesson:
         route: The number of its route; that of none comes after the last.
         fold: In which part it is.
         weight: How much it counts.
-        tells: Whether it is like the intents that come, so that it tells how sure a score is.
-            Shipped requests of a kind of their own are not: a route may well have them.
+        tells: Whether it tells how sure a score is: like the intents that come, and of a route with
+            others to learn it from. Shipped requests of a kind of their own are not: a route may
+            well have them.
     """
 
     text: str
@@ -193,7 +196,7 @@ def _lessons(
 ) -> list[Lesson]:
     """What is learned from; shipped requests that are too near to a route's own are left out."""
     lessons = [
-        Lesson(text, number, i % FOLDS, OWN_WEIGHT)
+        Lesson(text, number, i % FOLDS if len(texts) > 1 else ALWAYS, OWN_WEIGHT, len(texts) > 1)
         for number, texts in enumerate(routes.values())
         for i, text in enumerate(texts)
     ]
@@ -266,19 +269,23 @@ def _calibrated(logits: Floats, classes: NDArray[np.int64], share: Floats) -> tu
     """By what logits are divided, and what is added to each column, so that they are honest.
 
     Vector scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). A route of a few
-    texts knows less of its intents than one with many, and would lose to it every time.
+    texts knows less of its intents than one with many, and would lose to it every time. To one that
+    no unseen text tells of, nothing is added; where that is so of all, nothing is known.
     """
     rows = np.arange(len(classes))
+    told_of = np.bincount(classes, minlength=logits.shape[1]) > 0
+    if not told_of[:-1].any():
+        return 1.0, np.zeros(logits.shape[1])
 
     def loss(given: Floats) -> float:
-        shifted = logits / np.exp(given[0]) + given[1:]
+        shifted = logits / np.exp(given[0]) + given[1:] * told_of
         top = shifted.max(axis=1)
         total = top + np.log(np.exp(shifted - top[:, None]).sum(axis=1))
         told = float((share * (total - shifted[rows, classes])).sum())
         return told + SHRINKAGE * float((given[1:-1] ** 2).sum())
 
     found = minimize(loss, np.zeros(logits.shape[1] + 1), method="L-BFGS-B")
-    return float(np.exp(found.x[0])), found.x[1:]
+    return float(np.exp(found.x[0])), found.x[1:] * told_of
 
 
 def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list[Bar]:

@@ -28,7 +28,7 @@ class AccessLog:
 def fields(record: CallRecord) -> dict[str, str | int | float]:
     """What is told of a call that is over; what is not known of it is left out.
 
-    Tokens are those of its answer. Milliseconds: `queue_ms` in all its queues, `first_token_ms`
+    Tokens are those of its answer. Milliseconds: `reading_ms` to find its route, `queue_ms` in all its queues, `first_token_ms`
     and `duration_ms` since it arrived.
     """
     told: dict[str, str | int | float] = {"method": record.method, "code": record.code}
@@ -42,6 +42,8 @@ def fields(record: CallRecord) -> dict[str, str | int | float]:
             told["route"] = record.route_name
         told["integration"] = route.integration_id
         told["model"] = route.model[:SHOWN]
+    if record.reading_s:
+        told["reading_ms"] = round(record.reading_s * 1000, 1)
     if (last := record.last) is not None:
         told["integration"] = last.integration_id
         told["model"] = last.model[:SHOWN]
