@@ -28,8 +28,8 @@ class AccessLog:
 def fields(record: CallRecord) -> dict[str, str | int | float]:
     """What is told of a call that is over; what is not known of it is left out.
 
-    Tokens are those of its answer. Milliseconds: `reading_ms` to find its route, `queue_ms` in all its queues, `first_token_ms`
-    and `duration_ms` since it arrived.
+    Tokens are those of its answer. Milliseconds: `reading_ms` to find its route, `queue_ms` in all
+    its queues, `first_token_ms` and `duration_ms` since it arrived.
     """
     told: dict[str, str | int | float] = {"method": record.method, "code": record.code}
     if record.reason is not None:

@@ -60,3 +60,8 @@ def test_of_no_texts_there_is_no_vocabulary() -> None:
     words = Words([])
     assert len(words) == 0
     assert words.of("hello") == {}
+
+
+def test_a_text_may_be_of_another_length() -> None:
+    weights = Words(TEXTS, 0.5).of("translate this")
+    assert math.hypot(*weights.values()) == pytest.approx(0.5)
