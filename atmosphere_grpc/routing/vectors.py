@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -117,28 +118,38 @@ async def _still_holds(known: Mapping[str, Vectors], embedder: Embedder) -> bool
 
 def _load(path: Path, identity: str) -> dict[str, Vectors]:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file:
+            kept = np.load(file, allow_pickle=False)
             if str(kept["identity"]) != identity:
                 return {}
             return dict(zip(map(str, kept["texts"]), kept["vectors"], strict=True))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _WRONG as error:
         log.warning("%s cannot be read (%s): the routes are read anew", path, error)
         return {}
+
+
+#: What reading a file may raise that holds something else, or is broken.
+_WRONG = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def _save(path: Path, identity: str, vectors: Mapping[str, Vectors]) -> None:
     """Writes the file whole or not at all; where it cannot be written, the next start is slower."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            made.touch(0o600)  # the routes' examples are the operator's own
             np.savez(
-                file,
+                made,
                 identity=np.array(identity),
                 texts=np.array(list(vectors)),
                 vectors=np.stack(list(vectors.values())),
             )
-        os.replace(file.name, path)
+            os.replace(made, path)
     except OSError as error:
         log.warning("%s cannot be written (%s): the next start reads the routes anew", path, error)
