@@ -163,17 +163,11 @@ class Planner:
             named.model,
         )
         models = () if named.model else tuple(filter(permit.get().model, route.models))
-        if models:
-            resident = budget.remaining_s < self._settings.resident_below_s
-            seen = visible.asked(self._registry, target.integration_id)
-            candidates = visible.candidates(seen, capability)
-            model = first_available(models, candidates, resident=resident)
-            target = replace(target, model=model)
         by = f"route {route.name}"
         if named.integration_id or named.model:
             by = f"the request, or its {by},"
         try:
-            decision = await self._decide(target, capability, budget, by)
+            decision = await self._decide(target, capability, budget, by, models)
         except Failure as failure:
             failure.message = f"route {route.name}: {failure.message}"
             raise
@@ -213,12 +207,25 @@ class Planner:
         return choices
 
     async def _decide(
-        self, target: Target, capability: Capability, budget: Budget, by: str = "the request"
+        self,
+        target: Target,
+        capability: Capability,
+        budget: Budget,
+        by: str = "the request",
+        models: Sequence[str] = (),
     ) -> RouteDecision:
+        """Where a call goes; of several models that it may use, by the first that is available."""
         seen = visible.asked(self._registry, target.integration_id)
         visible.check_allowed(target, seen)
+        resident = budget.remaining_s < self._settings.resident_below_s
+
+        def decided() -> RouteDecision:
+            known = visible.candidates(seen, capability)
+            model = target.model or first_available(models, known, resident=resident)
+            return decide(replace(target, model=model), capability, known, by)
+
         try:
-            return decide(target, capability, visible.candidates(seen, capability), by)
+            return decided()
         except Failure as failure:
             if failure.reason not in (Reason.MODEL_NOT_FOUND, Reason.BACKEND_UNAVAILABLE):
                 raise
@@ -226,10 +233,11 @@ class Planner:
         async with budget.within(Phase.CONNECT, budget.given_s, "the integrations' models"):
             await self._registry.refresh(seen)
         try:
-            return decide(target, capability, visible.candidates(seen, capability), by)
+            return decided()
         except Failure:
             # Nothing was named, so that nothing is given away by saying why there is no model.
-            if not target.model and any(visible.kept_back(item, capability) for item in seen):
+            named = target.model or models
+            if not named and any(visible.kept_back(item, capability) for item in seen):
                 raise denied("every model") from None
             raise
 
