@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atmosphere_grpc import config
+from atmosphere_grpc import composition, config
 from atmosphere_grpc.config import ConfigError, Settings
+from atmosphere_grpc.integrations.registry import Registry
 
 FAR = "integrations: [{id: far, base_urls: ['http://far.example/v1']}]\n"
 
@@ -374,3 +376,194 @@ def test_callers_are_asked_who_they_are_once_they_can_say(file: Path, tmp_path: 
 def test_a_key_of_json_web_keys_may_come_in_the_clear_from_this_machine(file: Path) -> None:
     file.write_text(JWT.replace("https://i/k", "http://127.0.0.1:1/k"))
     assert config.load(file).auth.jwt is not None
+
+
+# --- routing ----------------------------------------------------------------------------------
+
+
+def routing(**fields: object) -> dict[str, Any]:
+    """Settings of routing, over one integration."""
+    return {"integrations": [{"id": "far", "kind": "ollama"}], "routing": fields}
+
+
+def routes(*items: object) -> dict[str, Any]:
+    return routing(routes=[*items])
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "routing.routes[0].name: Field required"),
+        ({"name": "Code"}, "routing.routes[0].name = 'Code': "),
+        ({"name": "my code"}, "routing.routes[0].name = 'my code': "),
+        ({"name": ""}, "routing.routes[0].name"),
+        ({"name": "x" * 65}, "routing.routes[0].name"),
+        ({"name": "a", "nmae": "b"}, "routing.routes[0].nmae: unknown setting – did you mean name"),
+        ({"name": "a", "capability": "paint"}, "routing.routes[0].capability = 'paint': "),
+        ({"name": "a", "examples": ["x", " "]}, "routing.routes[0].examples: one of them is empty"),
+        ({"name": "a", "rules": [{}]}, "routing.routes[0].rules[0]: give either words or pattern"),
+        ({"name": "a", "rules": [""]}, "rules[0]: give either words or pattern"),
+        ({"name": "a", "rules": [" "]}, "rules[0]: give either words or pattern"),
+        (
+            {"name": "a", "rules": [{"words": "x", "pattern": "y"}]},
+            "rules[0]: give either words or pattern",
+        ),
+        ({"name": "a", "rules": ["x", {"pattern": "("}]}, "rules[1]: pattern: missing ), untermin"),
+        ({"name": "a", "rules": [{"pattern": "x*"}]}, "rules[0]: pattern: matches every intent"),
+        ({"name": "a", "rules": [{"pattern": ""}]}, "rules[0]: give either words or pattern"),
+        ({"name": "a", "rules": "x"}, "routing.routes[0].rules"),
+        (
+            {"name": "a", "integration": "fra"},
+            'routing.routes[0].integration: there is no integration "fra"; known are far',
+        ),
+        (
+            {"name": "a", "capability": "embed", "parameters": {"system": "x"}},
+            "routing.routes[0]: parameters.system: capability embed has no use for it",
+        ),
+        (
+            {"name": "a", "capability": "classify", "parameters": {"temperature": 0}},
+            "routing.routes[0]: parameters.temperature: capability classify has no use for it",
+        ),
+        (
+            {"name": "a", "capability": "anomaly", "parameters": {"stop": ["x"]}},
+            "routing.routes[0]: parameters.stop: capability anomaly has no use for it",
+        ),
+        ({"name": "a", "parameters": {"temperature": 3}}, "parameters.temperature = 3: "),
+        ({"name": "a", "parameters": {"max_tokens": 0}}, "parameters.max_tokens = 0: "),
+        ({"name": "a", "parameters": {"top_q": 1}}, "parameters.top_q: unknown setting"),
+    ],
+)
+def test_a_wrong_route_is_told(fields: dict[str, object], says: str) -> None:
+    assert says in told(said=routes(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"max_false_routes": 0}, "routing.max_false_routes = 0: "),
+        ({"max_false_routes": 0.6}, "routing.max_false_routes = 0.6: "),
+        ({"max_chars": 63}, "routing.max_chars = 63: "),
+        ({"embedder": {}}, "routing.embedder.integration: Field required"),
+        (
+            {"embedder": {"integration": "near"}},
+            'routing.embedder.integration: there is no integration "near"; known are far',
+        ),
+        (
+            {"tie_break": {"integration": "near"}},
+            'routing.tie_break.integration: there is no integration "near"; known are far',
+        ),
+        ({"tie_break": {"integration": "far", "margin": 1}}, "routing.tie_break.margin = 1: "),
+        ({"resident_below": "soon"}, "routing.resident_below"),
+        ({"rotues": []}, "routing.rotues: unknown setting – did you mean routes?"),
+    ],
+)
+def test_wrong_settings_of_routing_are_told(fields: dict[str, object], says: str) -> None:
+    assert says in told(said=routing(**fields))
+
+
+def test_a_name_is_one_routes_alone() -> None:
+    text = told(said=routes({"name": "a"}, {"name": "b"}, {"name": "a"}))
+    assert 'routing: routes[2].name: "a" is taken; choose another' in text
+
+
+def test_a_route_may_take_the_place_of_a_built_in_one() -> None:
+    (made,) = config.load(said=routes({"name": "embed", "capability": "chat"})).routing.routes
+    assert (made.name, made.capability) == ("embed", "chat")
+
+
+def test_there_is_a_bound_on_all_examples_together() -> None:
+    many = [f"example {number}" for number in range(2501)]
+    text = told(said=routes({"name": "a", "examples": many}, {"name": "b", "examples": many}))
+    assert "routes: 5002 examples in all; at most 5000" in text
+
+
+def test_words_alone_are_a_rule() -> None:
+    rules = ["pull request", {"words": "fix it"}, {"pattern": "^bug"}]
+    (made,) = config.load(said=routes({"name": "a", "rules": rules})).routing.routes
+    assert [(rule.words, rule.pattern) for rule in made.rules] == [
+        ("pull request", ""),
+        ("fix it", ""),
+        ("", "^bug"),
+    ]
+
+
+def test_extra_is_for_every_capability() -> None:
+    item = {"name": "a", "capability": "embed", "parameters": {"extra": {"rag_top_k": 3}}}
+    (made,) = config.load(said=routes(item)).routing.routes
+    assert made.parameters.extra == {"rag_top_k": 3}
+
+
+def test_the_environment_says_how_many_false_routes_there_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ATMOSPHERE_ROUTING__MAX_FALSE_ROUTES", "0.01")
+    loaded = config.load(said=routes({"name": "a"}))
+    assert loaded.routing.max_false_routes == 0.01
+    assert [route.name for route in loaded.routing.routes] == ["a"]
+    monkeypatch.setenv("ATMOSPHERE_ROUTING__MAX_FALSE_ROUTES", "many")
+    assert "routing.max_false_routes = 'many': " in told()
+
+
+def test_a_route_may_go_to_an_integration_that_is_there_without_being_configured() -> None:
+    said = {"embedded": {"enabled": True}}
+    item = {"name": "a", "integration": "embedded"}
+    assert config.load(said={**said, "routing": {"routes": [item]}}).routing.routes
+    found = {"id": "farm", "kind": "llamafarm", "discover": "me"}
+    item = {"name": "a", "integration": "farm.bot"}
+    assert config.load(said={"integrations": [found], "routing": {"routes": [item]}})
+    assert config.load(said={"routing": {"routes": [{"name": "a", "integration": "ollama"}]}})
+
+
+def test_the_embedded_model_reads_intents_where_no_other_is_named() -> None:
+    assert config.load().effective_embedder is None
+    embedded = {"embedded": {"enabled": True}}
+    read_by = config.load(said=embedded).effective_embedder
+    assert read_by is not None
+    assert read_by.integration == "embedded"
+    other = config.load(said={**routing(embedder={"integration": "far"}), **embedded})
+    assert other.effective_embedder is not None
+    assert other.effective_embedder.integration == "far"
+
+
+DESCRIBED = {"name": "a", "examples": ["An example"]}
+
+
+def without_sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(name: str) -> object:
+        return None if name == "sklearn" else find_spec(name)
+
+    monkeypatch.setattr(composition, "find_spec", found)
+
+
+def test_an_embedder_without_what_reads_it_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_sklearn(monkeypatch)
+    said = routing(routes=[DESCRIBED], embedder={"integration": "far"})
+    with pytest.raises(ConfigError) as caught:
+        composition.planner_of(config.load(said=said), Registry([]))
+    assert str(caught.value).startswith("routing.embedder: scikit-learn is not installed")
+    assert "pip install 'atmosphere-grpc[routing]'" in str(caught.value)
+
+
+def test_the_embedded_model_without_it_is_done_without_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_sklearn(monkeypatch)
+    said = {"embedded": {"enabled": True}, "routing": {"routes": [DESCRIBED]}}
+    planner = composition.planner_of(config.load(said=said), Registry([]))
+    assert planner.router.reader is not None
+    assert planner.router.reader.tried.is_set()  # there is no embedder to wait for
+    assert caplog.messages == [
+        "intents are gone by their letters: scikit-learn is not installed, which reads what an "
+        "embedder says – pip install 'atmosphere-grpc[routing]'"
+    ]
+
+
+def test_without_routes_that_are_described_nothing_reads_intents(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_sklearn(monkeypatch)
+    said = routing(routes=[{"name": "a", "rules": ["x"]}], embedder={"integration": "far"})
+    assert composition.planner_of(config.load(said=said), Registry([])).router.reader is None
+    assert caplog.messages == []

@@ -413,7 +413,9 @@ Samplings = st.sampled_from(
         (Sampling(seed=7, stop=("x",)), ("kwargs.seed", "kwargs.stop")),
     ]
 )
-Extras = st.sampled_from([{}, {}, {"n": 2}, {"rag_enabled": False}])
+Extras: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [{}, {}, {"n": 2}, {"rag_enabled": False}]
+)
 
 
 def rarely(*values: str) -> st.SearchStrategy[str]:
@@ -438,7 +440,7 @@ def calls(draw: st.DrawFn) -> ExecuteCall:
     given = draw(st.sets(st.sampled_from(names), max_size=2))
     if "prompt" in given:
         given.discard("messages")  # which the contract excludes
-    values = {
+    values: dict[str, st.SearchStrategy[Any]] = {
         "prompt": st.sampled_from(INTENTS[1:]),
         "messages": Messages,
         "text": st.sampled_from(INTENTS[1:]),
@@ -487,7 +489,7 @@ def fleets(draw: st.DrawFn) -> dict[str, Any]:
 
 
 async def fleet(drawn: dict[str, Any]) -> Execution:
-    backends: dict[str, Backend] = {}
+    backends: dict[str, Server] = {}
     for name, item in drawn["integrations"].items():
         backend = Server(*item["models"], refuses_extra=item["refuses_extra"])
         backend.lists_all, backend.offers_all = item["lists_all"], item["offers_all"]
