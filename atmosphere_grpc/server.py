@@ -197,7 +197,7 @@ class Server:
             await self._probed.wait()
             self._probed.clear()
         await self._tell_health()
-        await self._read_routes(self._execution.planner)
+        self._reading = await self._read_routes(self._execution.planner)
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -214,6 +214,8 @@ class Server:
         self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         if settings.routing != self._settings.routing:
+            if self._rerouting is not None:
+                self._rerouting.cancel()
             self._rerouting = asyncio.create_task(self._reroute(rerouted), name="reroute")
         self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
         self._execution.settings = _attempts(settings)
@@ -275,23 +277,27 @@ class Server:
         return self._grpc.add_secure_port(listen, _credentials(self._certificates))
 
     async def _reroute(self, planner: Planner) -> None:
-        before = self._reading
-        await self._read_routes(planner)
+        reading = await self._read_routes(planner)
+        before, self._reading = self._reading, reading
         self._execution.planner = planner
         if before is not None:
             before.cancel()
 
-    async def _read_routes(self, planner: Planner) -> None:
+    async def _read_routes(self, planner: Planner) -> asyncio.Task[None] | None:
         """Has the routes read, now and when it must be done again; waits for the first time."""
         reader = planner.router.reader
-        self._reading = None
         if reader is None:
-            return
+            return None
         interval_s = self._settings.probe_interval
-        self._reading = asyncio.create_task(reader.keep_prepared(interval_s), name="read routes")
-        with contextlib.suppress(TimeoutError):  # until then intents are gone by their letters
-            async with asyncio.timeout(READ_ROUTES_S):
-                await reader.tried.wait()
+        reading = asyncio.create_task(reader.keep_prepared(interval_s), name="read routes")
+        try:
+            with contextlib.suppress(TimeoutError):  # until then intents are gone by their letters
+                async with asyncio.timeout(READ_ROUTES_S):
+                    await reader.tried.wait()
+        except asyncio.CancelledError:  # others are to be read in their place
+            reading.cancel()
+            raise
+        return reading
 
     async def _keep_health(self) -> None:
         while True:

@@ -57,6 +57,8 @@ NONE_SHARE = 0.3
 WRONG_SHARE = 0.1
 #: How strongly what is added to each route's logit is kept small.
 SHRINKAGE = 1e-4
+#: What a score must reach in any case: where texts are easy to tell apart, the least would do.
+LEAST = 0.01
 #: How far a route's threshold may be from the one that would do for all.
 APART = 0.1
 #: How many texts a route is taken to have, where one threshold is weighed against another.
@@ -320,7 +322,7 @@ def _bars(logits: Floats, classes: NDArray[np.int64], false_rate: float) -> list
         )
         for route in range(count)
     ]
-    return [Bar(*pair) for pair in zip(thresholds, margins, strict=True)]
+    return [Bar(max(LEAST, each), margin) for each, margin in zip(thresholds, margins, strict=True)]
 
 
 def _cheapest(by_route: Sequence[tuple[Floats, Floats]], allowed: int, base: float) -> list[float]:

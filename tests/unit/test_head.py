@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from atmosphere_grpc.routing.head import Head, train
+from atmosphere_grpc.routing.head import LEAST, Head, train
 from atmosphere_grpc.routing.requests import Group
 
 #: Topics are directions in a space of so many dimensions.
@@ -181,6 +181,17 @@ def test_shipped_requests_of_its_area_count_for_a_route_and_others_for_none() ->
     assert right(with_them, world, "code", 200) > 0.8
     assert routed(with_them, world, "maths") < 0.1
     assert routed(with_them, world, "maths", 200) <= routed(without, world, "maths", 200)
+
+
+def test_a_route_that_is_as_good_as_ruled_out_is_never_taken() -> None:
+    """Where all texts are easy to tell apart, the least score would keep the bound."""
+    world = World(scatter=0.01)
+    head = trained(world, {topic: world.texts(topic, 6) for topic in TOPICS[:2]})
+    for topic in TOPICS[2:]:
+        ranking = head.rank(world.vector(topic).tolist(), "")
+        assert not ranking.sure
+        assert ranking.bar.threshold >= LEAST > 0
+    assert right(head, world, "code") == 1
 
 
 def test_the_same_texts_make_the_same_classifier() -> None:
