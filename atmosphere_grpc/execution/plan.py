@@ -119,13 +119,12 @@ class Planner:
             Failure: The request names what is not there, lacks something, or holds what nobody
                 can use.
         """
-        chosen = await self.router.choose(call, budget.remaining_s * READING_SHARE)
+        within_s = budget.remaining_s * READING_SHARE
+        chosen = await self.router.choose(call, within_s, _may_use)
         tried: tuple[Attempt, ...] = ()
         if self._tie_break is not None:
             text = self.router.text(call)
             chosen, tried = await self._tie_break.settled(chosen, text, self.router.routes, budget)
-        if chosen.method in FOUND and chosen.route is not None and not _may_use(chosen.route):
-            chosen = chosen.given_up(f"route {chosen.route.name} is not for this caller")
         capability = chosen.capability(call)
         try:
             made = as_call(chosen.route.applied(call) if chosen.route else call, capability)
@@ -169,7 +168,8 @@ class Planner:
         try:
             decision = await self._decide(target, capability, budget, by, models)
         except Failure as failure:
-            failure.message = f"route {route.name}: {failure.message}"
+            if failure.reason is not Reason.PERMISSION_DENIED:  # which reads like any other
+                failure.message = f"route {route.name}: {failure.message}"
             raise
         return Place(decision, self._choices(decision, named, models))
 

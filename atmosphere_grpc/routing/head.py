@@ -114,8 +114,10 @@ class Head:
         self._bias = bias
         self._bars = tuple(bars)
 
-    def rank(self, vector: Sequence[float], text: str) -> Ranking:
-        """The routes for an intent, by how likely each is right.
+    def rank(
+        self, vector: Sequence[float], text: str, names: Sequence[str] | None = None
+    ) -> Ranking:
+        """The routes for an intent, by how likely each is right; of all of them, or of some.
 
         Raises:
             ValueError: The vector is not of the length that it was trained on.
@@ -130,7 +132,7 @@ class Head:
             logits = logits + np.fromiter(terms.values(), float) @ self._of_words[list(terms)]
         likely = np.exp(logits - logits.max())
         likely /= likely.sum()
-        return ranked(self._names, likely[:-1].tolist(), self._bars)
+        return ranked(self._names, likely[:-1].tolist(), self._bars, names)
 
 
 def train(

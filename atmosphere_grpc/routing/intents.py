@@ -9,7 +9,7 @@ from atmosphere_grpc.errors import Failure, Violation
 from atmosphere_grpc.routing.ranking import Ranking
 from atmosphere_grpc.routing.reader import Reader
 from atmosphere_grpc.routing.router import capability_of
-from atmosphere_grpc.routing.routes import Route, Routes, excerpt, read_text
+from atmosphere_grpc.routing.routes import MayUse, Route, Routes, everybody, excerpt, read_text
 
 #: Methods by which a route was found, not named: a request that it cannot carry goes elsewhere.
 FOUND = frozenset({RouteMethod.RULE, RouteMethod.SEMANTIC, RouteMethod.LEXICAL})
@@ -99,29 +99,33 @@ class IntentRouter:
         """What of a request is read."""
         return excerpt(read_text(call), self._max_chars)
 
-    async def choose(self, call: ExecuteCall, within_s: float) -> Chosen:
+    async def choose(
+        self, call: ExecuteCall, within_s: float, may_use: MayUse = everybody
+    ) -> Chosen:
         """The route for a request.
 
         Args:
             call: The request.
             within_s: How long reading it may take, in seconds.
+            may_use: Whether its caller may use a route: others are neither taken nor named.
 
         Raises:
             Failure: ROUTE_NOT_FOUND.
         """
         target = call.target
         if target.route:
-            route = self.routes.get(target.route)
+            route = self.routes.get(target.route, may_use)
             return Chosen(RouteMethod.EXPLICIT, route, f"the request names route {route.name}")
         if target.capability or target.integration_id or target.model:
             return Chosen(RouteMethod.EXPLICIT)
         text = self.text(call)
-        if found := self.routes.by_rule(call, text):
+        if found := self.routes.by_rule(call, text, may_use):
             route, rule = found
             return Chosen(RouteMethod.RULE, route, f"route {route.name} by its rule {rule}")
-        if self.reader is None or not text:
+        usable = tuple(route.name for route in self.routes.described if may_use(route))
+        if self.reader is None or not text or not usable:
             return Chosen(RouteMethod.DEFAULT)
-        reading = await self.reader.read(text, within_s)
+        reading = await self.reader.read(text, within_s, usable)
         ranking = reading.ranking
         why = in_words(ranking)
         if reading.note:

@@ -60,11 +60,11 @@ class Lexical:
         self._bars = (Bar(),) * len(self._names)
         self._bars = self._learned([self._rank(text) for text in others], false_rate)
 
-    def rank(self, text: str) -> Ranking:
-        """The routes for an intent, by cosine."""
-        return self._rank(grams(text))
+    def rank(self, text: str, names: Sequence[str] | None = None) -> Ranking:
+        """The routes for an intent, by cosine; of all of them, or of some."""
+        return self._rank(grams(text), names)
 
-    def _rank(self, text: Counter[str]) -> Ranking:
+    def _rank(self, text: Counter[str], names: Sequence[str] | None = None) -> Ranking:
         near = [0.0] * len(self._route_of)
         for gram, weight in self._unit(text).items():
             for number, other in self._postings.get(gram, ()):
@@ -72,7 +72,7 @@ class Lexical:
         scores = [0.0] * len(self._names)
         for route, score in zip(self._route_of, near, strict=True):
             scores[route] = max(scores[route], min(score, 1.0))  # rounding may go beyond
-        return ranked(self._names, scores, self._bars)
+        return ranked(self._names, scores, self._bars, names)
 
     def _unit(self, text: Counter[str]) -> dict[str, float]:
         """A text as a vector of length 1."""

@@ -53,9 +53,20 @@ class Ranking:
         return self.score >= self.bar.threshold and self.ahead >= self.bar.margin
 
 
-def ranked(names: Sequence[str], scores: Sequence[float], bars: Sequence[Bar]) -> Ranking:
-    """The ranking by all routes' scores; of equal ones, the first configured is the better."""
-    order = sorted(range(len(names)), key=lambda i: -scores[i])[:3]
+def ranked(
+    names: Sequence[str],
+    scores: Sequence[float],
+    bars: Sequence[Bar],
+    only: Sequence[str] | None = None,
+) -> Ranking:
+    """The ranking by all routes' scores; of equal ones, the first configured is the better.
+
+    With `only`, others than those, of which there is at least one, are left out.
+    """
+    compared = [*range(len(names))]
+    if only is not None and len(only) < len(names):
+        compared = [i for i in compared if names[i] in only]
+    order = sorted(compared, key=lambda i: -scores[i])[:3]
     return Ranking(tuple((names[i], scores[i]) for i in order), bars[order[0]])
 
 

@@ -89,37 +89,46 @@ class Reader:
         self._lexical = Lexical(routes, requests.background(), false_rate)
         self._head: Head | None = None
         self._why_not = "the routes are still being read"
-        self._remembered: OrderedDict[str, Ranking] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, tuple[str, ...]], Ranking] = OrderedDict()
         self._outdated = asyncio.Event()
         #: Set once the embedder has read the routes, or failed to for the first time.
         self.tried = asyncio.Event()
         if embedder is None:
             self.tried.set()
 
-    async def read(self, text: str, within_s: float) -> Reading:
+    async def read(
+        self, text: str, within_s: float, names: tuple[str, ...] | None = None
+    ) -> Reading:
         """The routes for an intent.
 
         Args:
             text: The intent, or as much of it as is read.
             within_s: How long it may take, in seconds.
+            names: Which routes are compared; None for all.
         """
+        if names is None or len(names) == len(self._routes):
+            names = tuple(self._routes)
+
+        def by_letters(note: str = "") -> Reading:
+            return Reading(RouteMethod.LEXICAL, self._lexical.rank(text, names), note)
+
         if self._embedder is None:
-            return Reading(RouteMethod.LEXICAL, self._lexical.rank(text))
-        if (ranking := self._remembered.get(text)) is not None:
-            self._remembered.move_to_end(text)
+            return by_letters()
+        if (ranking := self._remembered.get((text, names))) is not None:
+            self._remembered.move_to_end((text, names))
             return Reading(RouteMethod.SEMANTIC, ranking)
         if (head := self._head) is None:
-            return Reading(RouteMethod.LEXICAL, self._lexical.rank(text), self._why_not)
+            return by_letters(self._why_not)
         try:
             (vector,) = await self._embedder.embed([text], min(self._timeout_s, within_s))
-            ranking = head.rank(vector, text)
+            ranking = head.rank(vector, text, names)
         except Failure as failure:
-            return Reading(RouteMethod.LEXICAL, self._lexical.rank(text), failure.message)
+            return by_letters(failure.message)
         except ValueError as error:  # another model answers under the name
             self._outdated.set()
-            return Reading(RouteMethod.LEXICAL, self._lexical.rank(text), str(error))
+            return by_letters(str(error))
         if head is self._head:
-            self._remembered[text] = ranking
+            self._remembered[text, names] = ranking
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
         return Reading(RouteMethod.SEMANTIC, ranking)

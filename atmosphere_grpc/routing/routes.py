@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from atmosphere_grpc.domain import Capability, ExecuteCall, Image, JsonObject, Sampling
@@ -76,6 +76,15 @@ class Route:
         )
 
 
+#: Whether whoever calls may use a route.
+MayUse = Callable[[Route], bool]
+
+
+def everybody(_: Route) -> bool:
+    """That a route is for everybody."""
+    return True
+
+
 #: The routes that there are without any configuration; a configured one takes a name's place.
 BUILT_IN = (
     Route("chat"),
@@ -115,24 +124,28 @@ class Routes:
         #: Those whose intents are told by their meaning.
         self.described = tuple(route for route in configured if route.texts)
 
-    def get(self, name: str) -> Route:
-        """The route of a name.
+    def get(self, name: str, may_use: MayUse = everybody) -> Route:
+        """The route of a name, of those that may be used: no other one is there.
 
         Raises:
             Failure: ROUTE_NOT_FOUND, with the nearest names.
         """
-        if (found := self._by_name.get(name)) is not None:
+        found = self._by_name.get(name)
+        if found is not None and may_use(found):
             return found
-        near = difflib.get_close_matches(name, self._by_name, n=3) or list(self._by_name)[:10]
+        known = [route.name for route in self._by_name.values() if may_use(route)]
+        near = difflib.get_close_matches(name, known, n=3) or known[:10]
         raise Failure(
             Reason.ROUTE_NOT_FOUND,
             f'route: there is no route "{name[:64]}"; known are {", ".join(near)}',
         )
 
-    def by_rule(self, call: ExecuteCall, text: str) -> tuple[Route, str] | None:
+    def by_rule(
+        self, call: ExecuteCall, text: str, may_use: MayUse = everybody
+    ) -> tuple[Route, str] | None:
         """The first route with a rule that a request fulfils, and which; None for none."""
         for route in self._by_name.values():
-            if rule := route.matched(call, text):
+            if (rule := route.matched(call, text)) and may_use(route):
                 return route, rule
         return None
 
