@@ -94,6 +94,12 @@ def test_scores_are_how_likely_each_route_is(world: World, head: Head) -> None:
         assert sum(scores) <= 1 + 1e-9  # the rest is that it is none
 
 
+def test_of_some_routes_no_other_is_compared(world: World, head: Head) -> None:
+    ranking = head.rank(world.vector("code").tolist(), "", ["letters", "maths"])
+    assert {name for name, _ in ranking.scores} == {"letters", "maths"}
+    assert not ranking.sure  # it is no likelier one of them for that
+
+
 def test_an_intent_of_a_route_is_likely_one_and_others_are_likely_none(
     world: World, head: Head
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -51,9 +52,13 @@ class Reads:
     ) -> None:
         self.reading = Reading(method, ranking, note)
         self.asked: list[tuple[str, float]] = []
+        self.among: tuple[str, ...] | None = None
 
-    async def read(self, text: str, within_s: float) -> Reading:
+    async def read(
+        self, text: str, within_s: float, names: tuple[str, ...] | None = None
+    ) -> Reading:
         self.asked.append((text, within_s))
+        self.among = names
         return self.reading
 
 
@@ -148,6 +153,43 @@ async def test_only_so_much_is_read_as_is_allowed() -> None:
     assert len(text) == 100
     assert text.startswith("What is 2 + 2?")
     assert text.endswith("in brief")
+
+
+# --- whose routes there are -------------------------------------------------------------------
+
+
+def all_but(*names: str) -> Callable[[Route], bool]:
+    """What a caller may use who is kept from a few routes."""
+    return lambda route: route.name not in names
+
+
+async def test_a_route_that_is_not_for_the_caller_is_not_compared() -> None:
+    reads = Reads()
+    await router(reads).choose(call(), 1.0, all_but("code"))
+    assert reads.among == ("maths", "index")
+
+
+async def test_a_rule_of_a_route_that_is_not_for_the_caller_is_none() -> None:
+    made = await router(Reads()).choose(call("my pull request"), 1.0, all_but("code"))
+    assert (made.method, made.route) == (SEMANTIC, ROUTES.get("maths"))
+
+
+async def test_a_named_route_that_is_not_for_the_caller_is_not_there() -> None:
+    told = []
+    for name in ("code", "cod"):
+        named = call(target=Target(route=name))
+        with pytest.raises(Failure) as caught:
+            await router().choose(named, 1.0, all_but("code", "chat", "embed"))
+        assert caught.value.reason is Reason.ROUTE_NOT_FOUND
+        told.append(caught.value.message.replace(f'"{name}"', "…"))
+    assert told[0] == told[1]
+    assert "code" not in told[0]
+
+
+async def test_where_none_that_is_described_is_for_the_caller_nothing_is_read() -> None:
+    reads = Reads()
+    made = await router(reads).choose(call(), 1.0, all_but("code", "maths", "index"))
+    assert (made.method, made.ranking, reads.asked) == (DEFAULT, None, [])
 
 
 # --- what is done -----------------------------------------------------------------------------

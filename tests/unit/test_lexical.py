@@ -52,6 +52,12 @@ def test_it_knows_no_meaning_and_does_not_guess(lexical: Lexical, text: str) -> 
     assert not lexical.rank(text).sure
 
 
+def test_of_some_routes_no_other_is_compared(lexical: Lexical) -> None:
+    ranking = lexical.rank("Write a Python function", ["translate", "maths"])
+    assert {name for name, _ in ranking.scores} == {"translate", "maths"}
+    assert not ranking.sure
+
+
 def test_an_example_itself_is_as_like_as_can_be(lexical: Lexical) -> None:
     for name, texts in ROUTES.items():
         for text in texts:

@@ -24,6 +24,14 @@ def test_of_equal_scores_the_first_configured_is_the_better() -> None:
     assert ranked(NAMES, [0.1, 0.5, 0.5, 0.1], LOW).scores == (("b", 0.5), ("c", 0.5), ("a", 0.1))
 
 
+def test_of_some_routes_no_other_is_compared() -> None:
+    bars = [Bar(number / 10) for number in range(4)]
+    ranking = ranked(NAMES, [0.4, 0.2, 0.5, 0.1], bars, ["d", "b"])
+    assert ranking.scores == (("b", 0.2), ("d", 0.1))
+    assert ranking.bar == Bar(0.1)
+    assert ranked(NAMES, [0.4, 0.2, 0.5, 0.1], bars, NAMES).best == "c"
+
+
 def test_one_route_alone_has_none_behind_it() -> None:
     ranking = ranked(["a"], [0.75], [Bar()])
     assert (ranking.runner_up, ranking.ahead) == (("", 0.0), 0.75)

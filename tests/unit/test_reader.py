@@ -281,6 +281,22 @@ async def test_an_intent_is_read_once() -> None:
         assert len(embedder.asked) == asked
 
 
+async def test_an_intent_is_read_anew_among_other_routes() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        before = len(embedder.asked)
+        among: list[tuple[str, ...] | None] = [None, ("code", "cook"), ("cook",), ("cook",)]
+        readings = [await reader.read("Fix this bug", 1, names) for names in among]
+        assert [item.ranking.best for item in readings] == ["code", "code", "cook", "cook"]
+        assert [item.ranking.sure for item in readings] == [True, True, False, False]
+        assert len(embedder.asked) == before + 2
+
+
+async def test_letters_too_are_compared_with_some_routes_only() -> None:
+    reading = await reader_of(None).read("Please fix this bug", 1, ("cook",))
+    assert [name for name, _ in reading.ranking.scores] == ["cook"]
+
+
 async def test_two_intents_that_begin_alike_are_two() -> None:
     embedder = Embedder()
     async with prepared(reader := reader_of(embedder)):

@@ -169,6 +169,20 @@ def test_a_name_that_is_none_is_told_with_the_nearest(name: str, near: str) -> N
     assert caught.value.message.startswith(f'route: there is no route "{name}"; {near}')
 
 
+def test_a_route_that_may_not_be_used_is_not_there() -> None:
+    routes = Routes([configured("code", "fix"), configured("coder", "fix it")])
+
+    def may_use(route: Route) -> bool:
+        return route.name != "code"
+
+    with pytest.raises(Failure, match=r"known are coder$"):
+        routes.get("code", may_use)
+    assert routes.get("coder", may_use).name == "coder"
+    taken = routes.by_rule(intent("fix it"), "fix it", may_use)
+    assert taken == (routes.get("coder"), "fix it")
+    assert routes.by_rule(intent("fix"), "fix", may_use) is None
+
+
 def test_a_long_name_that_is_none_is_not_repeated_whole() -> None:
     with pytest.raises(Failure) as caught:
         Routes().get("x" * 10_000)

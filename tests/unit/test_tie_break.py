@@ -289,7 +289,9 @@ async def test_no_more_is_remembered_than_is_allowed(monkeypatch: pytest.MonkeyP
 class Torn:
     """Reads every intent as one that is close."""
 
-    async def read(self, text: str, within_s: float) -> Reading:
+    async def read(
+        self, text: str, within_s: float, names: tuple[str, ...] | None = None
+    ) -> Reading:
         return Reading(SEMANTIC, CLOSE)
 
 
