@@ -17,6 +17,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from atmosphere_grpc.access.gate import Gate
 from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
+from atmosphere_grpc.calls.entrance import Entrance
+from atmosphere_grpc.calls.envelope import Envelope
+from atmosphere_grpc.calls.in_flight import InFlight
 from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
 from atmosphere_grpc.config import ConfigError, Settings, exposure
@@ -26,8 +29,7 @@ from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
-from atmosphere_grpc.interceptors.envelope import Envelope
-from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.interceptors.envelope import Enveloping
 from atmosphere_grpc.node import node_id
 from atmosphere_grpc.servicer import Servicer
 from atmosphere_grpc.telemetry.observing import Observing
@@ -104,16 +106,12 @@ class Server:
         self._observing = Observing(
             settings, SERVICE, registry, self._in_flight.by_method, self.node_id
         )
-        self._envelope = Envelope(SERVICE, self._in_flight, deadlines, self._observing.sinks)
+        self._envelope = Envelope(self._in_flight, deadlines, self._observing.sinks)
         self._certificates = certificates_of(settings)
         self._limits = limits_of(settings)
-        self._auth = Auth(
-            SERVICE,
-            gate_of(settings),
-            self._limits,
-            reflection_open=_reflection_open(settings),
-        )
-        interceptors = [self._envelope, self._auth]
+        self._entrance = Entrance(gate_of(settings), self._limits)
+        self._auth = Auth(SERVICE, self._entrance, reflection_open=_reflection_open(settings))
+        interceptors = [Enveloping(SERVICE, self._envelope), self._auth]
         self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
@@ -210,7 +208,7 @@ class Server:
         """
         settings, changed = self._held(settings)
         rerouted = planner_of(settings, self._registry)
-        self._auth.gate = self._gate(settings)
+        self._entrance.gate = self._gate(settings)
         self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         if settings.routing != self._settings.routing:
