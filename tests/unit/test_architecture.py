@@ -39,12 +39,13 @@ BELOW = {
     "codec": {"domain", "errors", "v1"},
     "calls": {"access", "codec", "execution", "errors", "log", "record"},
     "interceptors": {"calls", "codec", "errors", "log"},
+    "http": {"calls", "certificates", "codec", "config", "errors", "servicer", "v1"},
     "telemetry": {"integrations", "config", "domain", "log", "record"},
     "servicer": {"codec", "execution", "v1"},
     "server": {
         *("domain", "servicer", "interceptors", "execution", "integrations", "composition"),
         *("telemetry", "config", "node", "v1", "access", "admission", "certificates"),
-        "calls",
+        *("calls", "http"),
     },
     "process": {"server", "composition", "control", "config", "embedded", "integrations"},
     "cli": {
