@@ -163,14 +163,14 @@ class HttpCall:
                     if message["type"] == "http.disconnect":
                         raise asyncio.CancelledError
                     body += message.get("body", b"")
+                    if not message.get("more_body", False):
+                        self._read.set()
                     if len(body) > MAX_BODY_BYTES:
                         raise _too_large()
-                    if not message.get("more_body", False):
-                        break
+                    if self._read.is_set():
+                        return bytes(body)
         except TimeoutError:
             raise BadBody(408, f"the body did not arrive within {BODY_S:g} s") from None
-        self._read.set()
-        return bytes(body)
 
     async def _gone(self) -> None:
         await self._read.wait()

@@ -17,6 +17,8 @@ METHODS = "GET, POST"
 HEADERS = "authorization, content-type, x-api-key, x-request-id, x-request-timeout, traceparent"
 #: What scripts of other origins may read of an answer's headers.
 EXPOSED = "x-request-id, retry-after"
+#: Bytes of a request's head: its line and its headers.
+MAX_HEAD_BYTES = 32 * 1024
 #: How long a browser may remember what it was allowed, in seconds.
 REMEMBER_S = 600
 
@@ -45,8 +47,10 @@ class Guard:
         refused = self._refused(call, scope)
         if refused is not None:
             await call.leave_body()
-            document = refusal_document(*refused, call.request_id)
-            await send_json(send, 403, document, {"x-request-id": call.request_id})
+            reason, message = refused
+            status = 431 if reason is HttpReason.MALFORMED else 403
+            document = refusal_document(reason, message, call.request_id)
+            await send_json(send, status, document, {"x-request-id": call.request_id})
             return
         origin = call.header("origin")
         if origin not in self._origins:
@@ -57,6 +61,10 @@ class Guard:
             await self._app(scope, receive, _saying(send, _allowed(origin)))
 
     def _refused(self, call: HttpCall, scope: Scope) -> tuple[HttpReason, str] | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            # The connection notices only one that does not arrive at once.
+            message = f"the headers have more than {MAX_HEAD_BYTES} bytes – send fewer or smaller"
+            return HttpReason.MALFORMED, message
         host = call.header("host")
         if self._loopback and not self._is_own(host):
             return HttpReason.FOREIGN_HOST, (

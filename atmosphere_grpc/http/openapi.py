@@ -51,7 +51,9 @@ _HEADERS: list[dict[str, Any]] = [
     },
 ]
 #: Statuses that HTTP has beside those of the calls.
-_OWN_STATUSES = (405, 408, 413, 415, 502)
+_OWN_STATUSES = (405, 408, 413, 415, 431)
+#: Those of requests that are no call, and those that calls have too.
+_NO_CALL, _BOTH = (405, 431), (400, 403, 404)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,25 +195,14 @@ def _described(operation: Operation, schemas: Schemas) -> dict[str, Any]:
 
 
 def _failures(shape: str) -> dict[str, Any]:
-    """What can go wrong with a call."""
-    told = {JSON: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
+    """What can go wrong with a call; what is no call at all is told in one shape everywhere."""
+    own, plain = ({"$ref": f"#/components/schemas/{name}"} for name in (shape, "Failure"))
+    schemas = {key: {"anyOf": [own, plain]} for key in _BOTH} | dict.fromkeys(_NO_CALL, plain)
     names = {status: code.name for code, status in HTTP_STATUS.items()}
-    # What is no call at all is told in one shape everywhere.
-    plain = {JSON: {"schema": {"$ref": "#/components/schemas/Failure"}}}
-    either = {
-        JSON: {
-            "schema": {
-                "anyOf": [
-                    {"$ref": f"#/components/schemas/{shape}"},
-                    {"$ref": "#/components/schemas/Failure"},
-                ]
-            }
-        }
-    }
     return {
         str(status): {
             "description": names.get(status, "See docs/http.md."),
-            "content": plain if status == 405 else either if status in (400, 403, 404) else told,
+            "content": {JSON: {"schema": schemas.get(status, own)}},
         }
         for status in sorted({*names, *_OWN_STATUSES})
     }

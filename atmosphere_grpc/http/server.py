@@ -13,13 +13,12 @@ from uvicorn.server import ServerState
 from atmosphere_grpc.certificates import Certificates
 from atmosphere_grpc.config.section import is_loopback
 from atmosphere_grpc.http.app import application
+from atmosphere_grpc.http.guard import MAX_HEAD_BYTES
 from atmosphere_grpc.http.protocol import Connection
 from atmosphere_grpc.http.sockets import listening
 from atmosphere_grpc.http.surface import Surface
 from atmosphere_grpc.http.tls import Secured
 
-#: Bytes of a request's head: its line and its headers.
-MAX_HEAD_BYTES = 32 * 1024
 #: How long an idle connection is kept, in seconds: longer than clients keep theirs, so that none
 #: is closed at the moment when it is used again.
 IDLE_S = 75
