@@ -601,7 +601,7 @@ async def test_a_stop_tells_whoever_waits(tmp_path: Path, fake: FakeServer, stre
 async def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        settings = Settings(state_dir=tmp_path, http={"listen": listen})  # type: ignore[arg-type]
+        settings = Settings(state_dir=tmp_path, http={"listen": listen})
         server = Server(settings, Registry([]))
         with pytest.raises(StartError, match=r"http\.listen.*--http.*ATMOSPHERE_HTTP__LISTEN"):
             server.bind_http()
@@ -609,7 +609,7 @@ async def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path) -> 
 
 
 async def test_it_is_off_where_that_is_said(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path, http={"enabled": False})  # type: ignore[arg-type]
+    settings = Settings(state_dir=tmp_path, http={"enabled": False})
     server = Server(settings, Registry([]))
     assert server.bind_http() is None
     await server.stop()

@@ -52,6 +52,7 @@ def _send(case: Any) -> None:
 def _attack(url: str) -> list[str]:
     """Sends what the document allows, and what it does not, to every path; gives what is wrong."""
     wrong: list[str] = []
+    found: Any
     for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
         operation = found.ok()
         for mode in MODES:

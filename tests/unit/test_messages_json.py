@@ -17,7 +17,7 @@ from atmosphere_grpc.codec.messages_json import (
 from atmosphere_grpc.errors import Failure
 from atmosphere_grpc.v1 import execution_pb2
 
-MESSAGES = [
+MESSAGES: list[Any] = [
     execution_pb2.ExecuteRequest,
     execution_pb2.RouteRequest,
     execution_pb2.TestIntegrationRequest,
