@@ -1,7 +1,7 @@
 """What can go wrong, and THE table of what a caller then sees.
 
 Everything below the interceptors raises `Failure` and nothing else that is meant
-for a caller; gRPC status codes exist only in this file. The table is that of the
+for a caller; the statuses of gRPC and HTTP exist only in this file. The table is that of the
 contract (docs/errors.md is generated from it).
 """
 
@@ -221,6 +221,25 @@ TABLE: Mapping[Reason, Rule] = {
     ),
 }
 
+#: The statuses of HTTP that stand for those of gRPC.
+HTTP_STATUS: Mapping[StatusCode, int] = {
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.UNAUTHENTICATED: 401,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.CANCELLED: 499,
+    StatusCode.INTERNAL: 500,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.FAILED_PRECONDITION: 502,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DEADLINE_EXCEEDED: 504,
+}
+#: What is a backend's fault and none of this server, though gRPC has one status for both.
+BACKENDS_FAULTS = frozenset(
+    {Reason.BACKEND_ERROR, Reason.BACKEND_CONTRACT, Reason.STREAM_TRUNCATED}
+)
+
 #: How long a caller should wait before it retries, where the backend did not say: seconds.
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -290,6 +309,11 @@ class Failure(Exception):
         return TABLE[self.reason].code
 
     @property
+    def http_status(self) -> int:
+        """The status of HTTP."""
+        return http_status(self.reason)
+
+    @property
     def retry_delay_s(self) -> float | None:
         """Seconds for `RetryInfo`; None where a retry makes no sense."""
         if not TABLE[self.reason].retryable:
@@ -303,3 +327,8 @@ def code_number(reason: Reason | None) -> int:
         return 0
     number: int = TABLE[reason].code.value[0]
     return number
+
+
+def http_status(reason: Reason) -> int:
+    """The status of HTTP that stands for a reason."""
+    return 502 if reason in BACKENDS_FAULTS else HTTP_STATUS[TABLE[reason].code]

@@ -27,9 +27,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a server is: for calls, and where its metrics are read (None: nowhere)."""
+    """Where a server is: for calls by gRPC and HTTP, and where its metrics are read.
+
+    None stands for nowhere.
+    """
 
     grpc: str
+    http: str | None
     metrics: str | None
 
 
@@ -142,7 +146,7 @@ async def _start(
         child.on_change = lambda: registry.wake(INTEGRATION_ID)
     server = Server(settings, registry)
     # Bound first: a port that is taken is told before seconds are spent on loading models.
-    addresses = Addresses(server.bind(), server.bind_metrics())
+    addresses = Addresses(server.bind(), server.bind_http(), server.bind_metrics())
     if children:
         progress(f"loading {' and '.join(child.model.id for child in children)}")
     await stack.enter_async_context(embedded.running(children))

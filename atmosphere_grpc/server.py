@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,6 +17,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from atmosphere_grpc.access.gate import Gate
 from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
+from atmosphere_grpc.calls.entrance import Entrance
+from atmosphere_grpc.calls.envelope import Envelope
+from atmosphere_grpc.calls.in_flight import InFlight
 from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
 from atmosphere_grpc.config import ConfigError, Settings, exposure
@@ -26,13 +29,15 @@ from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
-from atmosphere_grpc.interceptors.envelope import Envelope
-from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.interceptors.envelope import Enveloping
 from atmosphere_grpc.node import node_id
 from atmosphere_grpc.servicer import Servicer
 from atmosphere_grpc.telemetry.observing import Observing
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import add_ExecutionServicer_to_server
+
+if TYPE_CHECKING:
+    from atmosphere_grpc.http.server import HttpServer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,7 +72,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
 #: Settings that a server has for its life.
 FIXED_SETTINGS = (
     *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
-    *("metrics", "telemetry", "log_format"),
+    *("http", "metrics", "telemetry", "log_format"),
 )
 #: Settings of `auth` whose change would forget what was counted.
 COUNTING = ("limits_storage", "limits_password")
@@ -104,16 +109,12 @@ class Server:
         self._observing = Observing(
             settings, SERVICE, registry, self._in_flight.by_method, self.node_id
         )
-        self._envelope = Envelope(SERVICE, self._in_flight, deadlines, self._observing.sinks)
+        self._envelope = Envelope(self._in_flight, deadlines, self._observing.sinks)
         self._certificates = certificates_of(settings)
         self._limits = limits_of(settings)
-        self._auth = Auth(
-            SERVICE,
-            gate_of(settings),
-            self._limits,
-            reflection_open=_reflection_open(settings),
-        )
-        interceptors = [self._envelope, self._auth]
+        self._entrance = Entrance(gate_of(settings), self._limits)
+        self._auth = Auth(SERVICE, self._entrance, reflection_open=_reflection_open(settings))
+        interceptors = [Enveloping(SERVICE, self._envelope), self._auth]
         self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
@@ -129,6 +130,8 @@ class Server:
         if settings.reflection:
             _add_reflection(self._grpc)
         self._health_task: asyncio.Task[None] | None = None
+        self._http: HttpServer | None = None
+        self._leaving = False
 
     @property
     def registry(self) -> Registry:
@@ -165,6 +168,34 @@ class Server:
             ) from None
         return f"{host}:{bound}"
 
+    def bind_http(self) -> str | None:
+        """Takes the address of the HTTP API; gives the one that it got, or None when it is off.
+
+        Without it, it is not served: several servers in a process would want the same one.
+
+        Raises:
+            StartError: It cannot be had.
+            ConfigError: What it needs is not installed.
+        """
+        settings = self._settings
+        if not settings.http.on:
+            return None
+        # Nothing of it is loaded, nor need be installed, where it is off.
+        from atmosphere_grpc.http.server import HttpServer
+        from atmosphere_grpc.http.surface import Surface
+
+        surface = Surface(self._envelope, self._entrance, self._servicer, self._is_of_use)
+        listen = settings.http.listen
+        self._http = HttpServer(surface, listen, settings.http.origins, certificates_of(settings))
+        try:
+            return self._http.bind()
+        except OSError as error:
+            raise StartError(
+                f"http.listen: cannot listen on {listen} ({error.strerror or error}) – stop what "
+                "uses the port, choose another address with --http or ATMOSPHERE_HTTP__LISTEN, or "
+                "set http.enabled to false"
+            ) from None
+
     def bind_metrics(self) -> str | None:
         """Takes the metrics' address; gives the one that it got, or None when they are off.
 
@@ -198,6 +229,8 @@ class Server:
             self._probed.clear()
         await self._tell_health()
         self._reading = await self._read_routes(self._execution.planner)
+        if self._http is not None:
+            await self._http.start()
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -210,7 +243,7 @@ class Server:
         """
         settings, changed = self._held(settings)
         rerouted = planner_of(settings, self._registry)
-        self._auth.gate = self._gate(settings)
+        self._entrance.gate = self._gate(settings)
         self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         if settings.routing != self._settings.routing:
@@ -251,6 +284,7 @@ class Server:
 
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""
+        self._leaving = True
         with contextlib.suppress(TimeoutError):  # a watcher that does not read would hold it up
             async with asyncio.timeout(TELL_HEALTH_S):
                 await self._health.enter_graceful_shutdown()
@@ -266,6 +300,8 @@ class Server:
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
+        if self._http is not None:
+            await self._http.stop()
         await self._grpc.stop(None)
         await self._observing.stop()
         await self._limits.aclose()
@@ -298,6 +334,9 @@ class Server:
             reading.cancel()
             raise
         return reading
+
+    def _is_of_use(self) -> bool:
+        return self._registry.usable and not self._leaving
 
     async def _keep_health(self) -> None:
         while True:

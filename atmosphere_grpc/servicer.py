@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
-
-from grpc.aio import ServicerContext
+from typing import Protocol
 
 from atmosphere_grpc.codec.requests import (
     decode_chat,
@@ -30,7 +28,13 @@ from atmosphere_grpc.execution.core import Execution
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionServicer
 
-Context = ServicerContext[Any, Any]
+
+class Context(Protocol):
+    """What the RPCs must know of a call, whichever way it came."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until its caller's deadline; None: there is none."""
+        ...
 
 
 class Servicer(ExecutionServicer):
@@ -62,9 +66,27 @@ class Servicer(ExecutionServicer):
 
     async def Chat(  # noqa: D102
         self, request: chat_pb2.ChatRequest, context: Context
-    ) -> AsyncIterator[chat_pb2.ChatResponse]:
-        call = decode_chat(request)
-        chat = self._execution.chat(call, self._budget(context), progress=wants_progress(request))
+    ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
+        async with aclosing(self.chat(request, context)) as events:
+            async for event in events:
+                yield event
+
+    async def chat(
+        self,
+        request: chat_pb2.ChatRequest,
+        context: Context,
+        *,
+        routed: bool = False,
+        undo: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
+        """The events of a chat; `routed` and `undo` as of an `Execution`."""
+        chat = self._execution.chat(
+            decode_chat(request),
+            self._budget(context),
+            progress=wants_progress(request),
+            routed=routed,
+            undo=undo,
+        )
         async with aclosing(chat) as events:
             async for event in events:
                 yield encode_chat(event)

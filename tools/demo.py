@@ -27,8 +27,12 @@ def server() -> Iterator[str]:
         [*command, "--listen", "127.0.0.1:0", "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
-        # Another server of this machine may have the port of the metrics.
-        env={**os.environ, "ATMOSPHERE_METRICS__ENABLED": "false"},
+        # Another server of this machine may have these ports.
+        env={
+            **os.environ,
+            "ATMOSPHERE_METRICS__ENABLED": "false",
+            "ATMOSPHERE_HTTP__ENABLED": "false",
+        },
     )
     try:
         assert process.stdout is not None

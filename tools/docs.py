@@ -1,10 +1,12 @@
-"""Writes the tables of the documentation that mirror the code, or checks that they do.
+"""Writes what mirrors the code or the protos, or checks that it does.
 
-A generated part lies between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+A generated part of the documentation lies between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+The protos' comments become a file of the package, for the OpenAPI document.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,19 +21,21 @@ from pydantic_core import PydanticUndefined
 from atmosphere_grpc.backends.extra import ANOMALY, LLAMAFARM_CHAT, RUNTIME_CHAT
 from atmosphere_grpc.backends.ollama_request import CHAT_FIELDS, EMBED_FIELDS, OPTIONS
 from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refused, Rule, Sent
-from atmosphere_grpc.codec import kwargs
+from atmosphere_grpc.codec import json_schema, kwargs
 from atmosphere_grpc.config import Settings
-from atmosphere_grpc.errors import TABLE
+from atmosphere_grpc.errors import TABLE, http_status
 from atmosphere_grpc.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
     "docs/errors.md",
+    "docs/http.md",
     "docs/configuration.md",
     "docs/backends.md",
     "docs/observability.md",
 )
+PACKAGE = "atmosphere.v1"
 _PART = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
@@ -45,11 +49,12 @@ def table(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 def errors() -> str:
     """Every reason, its status, whether to retry, what it means."""
     return table(
-        ("reason", "status", "retry", "fallback", "what happened, what to do"),
+        ("reason", "status", "HTTP", "retry", "fallback", "what happened, what to do"),
         (
             (
                 f"`{reason.value}`",
                 rule.code.name,
+                str(http_status(reason)),
                 "yes" if rule.retryable else "no",
                 "yes" if rule.elsewhere else "no",
                 rule.meaning,
@@ -187,6 +192,44 @@ def _default(field: FieldInfo) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+_SCOPE = re.compile(r"(message|enum|service|oneof)\s+(\w+)\s*\{")
+_CALL = re.compile(r"rpc\s+(\w+)\s*\(")
+_FIELD = re.compile(r"(?:(?:optional|repeated)\s+)?[\w.<>, ]+\s+(\w+)\s*=\s*\d+;|(\w+)\s*=\s*\d+;")
+
+
+def proto_comments() -> str:
+    """What the protos say of messages, fields and calls, by their full names, as JSON."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "protos" / "atmosphere_grpc" / "v1").glob("*.proto")):
+        found.update(_comments_of(path))
+    return json.dumps(found, indent=0, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _comments_of(path: Path) -> Iterator[tuple[str, str]]:
+    scopes: list[str] = []
+    said: list[str] = []
+    for line in map(str.strip, path.read_text().splitlines()):
+        if line.startswith("//"):
+            said.append(line.removeprefix("//").strip())
+            continue
+        name = ""
+        if scope := _SCOPE.match(line):
+            # The fields of a oneof are those of its message.
+            name = "" if scope[1] == "oneof" else scope[2]
+            scopes.append(name)
+        elif call := _CALL.match(line):
+            name = call[1]
+            scopes += [name] if line.endswith("{") else []
+        elif field := _FIELD.fullmatch(line):
+            name = field[1] or field[2]
+        if name and said:
+            within = scopes[:-1] if scopes and scopes[-1] == name and "{" in line else scopes
+            yield ".".join([PACKAGE, *filter(None, within), name]), " ".join(said).strip()
+        if line.endswith("}") and scopes:
+            scopes.pop()
+        said = []
+
+
 def main() -> None:
     """Writes every generated part; with `--check`, says which are not up to date."""
     check = "--check" in sys.argv[1:]
@@ -199,6 +242,11 @@ def main() -> None:
             stale.append(name)
             if not check:
                 path.write_text(after)
+    said = proto_comments()
+    if not json_schema.COMMENTS.exists() or json_schema.COMMENTS.read_text() != said:
+        stale.append(json_schema.COMMENTS.name)
+        if not check:
+            json_schema.COMMENTS.write_text(said)
     if check and stale:
         sys.exit(f"{', '.join(stale)}: not what the code says: run make docs")
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clients/*/*.md")]:

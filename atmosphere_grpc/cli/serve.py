@@ -17,6 +17,13 @@ def serve(
         str | None,
         typer.Option(help="The gRPC address. Default: 127.0.0.1:50051."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of the HTTP API. Default: 127.0.0.1:8000, where the extra http is "
+            "installed.",
+        ),
+    ] = None,
     use_embedded: Annotated[
         bool | None,
         typer.Option(
@@ -55,6 +62,7 @@ def serve(
     section = {"enabled": use_embedded, "chat_model": chat_model, "embed_model": embed_model}
     said: dict[str, Any] = {
         "listen": listen,
+        "http": _said({"listen": http}),
         "insecure": insecure,
         "log_level": log_level,
         "embedded": _said(section),

@@ -96,9 +96,10 @@ def _run(load: Callable[[], config.Settings], progress: _Progress) -> int:
 def _ready(server: Server, addresses: Addresses) -> None:
     states = {item.spec.id: item.status for item in server.registry}
     shown = ",".join(f"{name}:{status.state.value}" for name, status in states.items())
+    http = f" http={addresses.http}" if addresses.http else ""
     metrics = f" metrics={addresses.metrics}" if addresses.metrics else ""
     rest = f"node={server.node_id} integrations={shown or 'none'}"
-    print(f"ready grpc={addresses.grpc}{metrics} {rest}", flush=True)  # noqa: T201
+    print(f"ready grpc={addresses.grpc}{http}{metrics} {rest}", flush=True)  # noqa: T201
     if any(status.state is IntegrationState.UP for status in states.values()):
         return
     remedy = (

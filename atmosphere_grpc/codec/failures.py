@@ -21,11 +21,11 @@ PACKING = 64
 
 def encode_failure(failure: Failure, request_id: str) -> status_pb2.Status:
     """The status: ErrorInfo, RequestInfo, and BadRequest and RetryInfo where they apply."""
-    message = _cut(failure.message, MAX_MESSAGE)
+    message = cut(failure.message, MAX_MESSAGE)
     status = status_pb2.Status(code=code_number(failure.reason), message=message)
     status.details.add().Pack(_error_info(failure))
     status.details.add().Pack(
-        error_details_pb2.RequestInfo(request_id=_cut(request_id, MAX_REQUEST_ID))
+        error_details_pb2.RequestInfo(request_id=cut(request_id, MAX_REQUEST_ID))
     )
     if (delay_s := failure.retry_delay_s) is not None:
         delay = Duration()
@@ -41,8 +41,8 @@ def _error_info(failure: Failure) -> error_details_pb2.ErrorInfo:
     """The reason, and as many of its facts as there is room for."""
     info = error_details_pb2.ErrorInfo(reason=failure.reason.value, domain=DOMAIN)
     for name, value in failure.metadata.items():
-        key = _cut(name, MAX_FIELD)
-        info.metadata[key] = _cut(value, MAX_VALUE)
+        key = cut(name, MAX_FIELD)
+        info.metadata[key] = cut(value, MAX_VALUE)
         if info.ByteSize() > MAX_METADATA:
             del info.metadata[key]
             break
@@ -54,8 +54,8 @@ def _bad_request(failure: Failure, room: int) -> error_details_pb2.BadRequest:
     bad = error_details_pb2.BadRequest()
     for violation in failure.violations:
         bad.field_violations.add(
-            field=_cut(violation.field, MAX_FIELD),
-            description=_cut(violation.description, MAX_VALUE),
+            field=cut(violation.field, MAX_FIELD),
+            description=cut(violation.description, MAX_VALUE),
         )
         if bad.ByteSize() > room:
             bad.field_violations.pop()
@@ -63,7 +63,7 @@ def _bad_request(failure: Failure, room: int) -> error_details_pb2.BadRequest:
     return bad
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     """A text of at most `most` bytes of UTF-8, in which control characters are blanks."""
     # A character has at least one byte: what lies beyond would be cut off anyway.
     begun = text[: most + 1]

@@ -8,8 +8,15 @@ from atmosphere_grpc.config.settings import Settings
 
 def exposure(settings: Settings) -> str:
     """What lets other machines in who prove nothing or are overheard; empty: nothing does."""
-    host = settings.listen.rpartition(":")[0].strip("[]")
-    if is_loopback(host):
+    listening = {"listen": settings.listen}
+    if settings.http.on:
+        listening["http.listen"] = settings.http.listen
+    reached = {
+        name: address
+        for name, address in listening.items()
+        if not is_loopback(address.rpartition(":")[0].strip("[]"))
+    }
+    if not reached:
         return ""
     missing = []
     if not settings.tls.enabled:
@@ -20,4 +27,5 @@ def exposure(settings: Settings) -> str:
         )
     if not missing:
         return ""
-    return f"listen = {settings.listen}: other machines reach it without {' and '.join(missing)}"
+    where = ", ".join(f"{name} = {address}" for name, address in reached.items())
+    return f"{where}: other machines reach it without {' and '.join(missing)}"

@@ -18,7 +18,7 @@ class ConfigError(Exception):
     """The configuration is wrong; the text names the setting, the value and the remedy."""
 
 
-def _seconds(value: object) -> object:
+def seconds(value: object) -> object:
     """Seconds of `5s`, `300ms`, `10m`, `1h` or a plain number."""
     if isinstance(value, bool):
         raise ValueError("not a duration but a truth value")
@@ -30,7 +30,7 @@ def _seconds(value: object) -> object:
 
 
 #: Seconds; written `300ms`, `5s`, `10m`, `1h` or as a plain number of seconds.
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 24 * 3600)]
+Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=7 * 24 * 3600)]
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from atmosphere_grpc.config.auth import Auth
+from atmosphere_grpc.config.http import Http
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.observability import Address, Metrics, Telemetry
 from atmosphere_grpc.config.routing import Embedder, Routing
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="The address of the gRPC service; port 0 takes a free one.",
     )
+    http: Http = Field(Http(), description="The same calls over HTTP.")
     state_dir: Path = Field(
         default_factory=lambda: default_state_dir(),
         description="Where the node's id and the API keys are kept. Unset: the user's state "

@@ -91,14 +91,55 @@ class Execution:
         self.progress_s = progress_s
 
     async def chat(
-        self, call: ChatCall, budget: Budget, *, progress: bool = False
+        self,
+        call: ChatCall,
+        budget: Budget,
+        *,
+        progress: bool = False,
+        routed: bool = False,
+        undo: Callable[[], None] | None = None,
     ) -> AsyncGenerator[ChatEvent, None]:
-        """Continues a conversation: Started, deltas, Completed; on demand Progress before."""
-        place = await self.planner.of(call.target, Capability.CHAT, budget)
+        """Continues a conversation: Started, deltas, Completed.
+
+        Args:
+            call: The conversation.
+            budget: Its time.
+            progress: Whether Progress comes before, while there is nothing to show.
+            routed: Whether the router decides where it goes, by what was said last.
+            undo: Has what came so far forgotten, so that an answer that broke off can be begun
+                anew; None where it was sent on.
+        """
+        if routed:
+            call, place = await self._routed(call, budget)
+        else:
+            place = await self.planner.of(call.target, Capability.CHAT, budget)
         pulse = Pulse(budget, self.progress_s if progress else math.inf)
-        async with aclosing(self._chat(call, place, budget, self.settings, pulse)) as events:
+        chat = self._chat(call, place, budget, self.settings, pulse, undo)
+        async with aclosing(chat) as events:
             async for event in events:
                 yield event
+
+    async def _routed(self, call: ChatCall, budget: Budget) -> tuple[ChatCall, Place]:
+        """A conversation with what its route adds to it, and where it goes.
+
+        A route that is for something else than conversations is not taken.
+        """
+        intent = ExecuteCall(
+            Target(), "", messages=call.messages, sampling=call.sampling, extra=call.extra
+        )
+        plan = await self.planner.of_intent(intent, budget)
+        if not isinstance(plan.call, ChatCall):
+            return call, await self.planner.of(call.target, Capability.CHAT, budget)
+        made = replace(
+            plan.call,
+            tools=call.tools,
+            tool_choice=call.tool_choice,
+            response_format=call.response_format,
+            session_id=call.session_id,
+            extra_path=call.extra_path,
+            messages_path=call.messages_path,
+        )
+        return made, plan.place
 
     async def _chat(
         self,

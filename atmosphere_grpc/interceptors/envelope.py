@@ -1,39 +1,25 @@
-"""Around every call: its request id and record, the one place that aborts, who is told of it."""
+"""Around every gRPC call: the envelope that all calls run in, and the one place that aborts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias, cast
 
 import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
 
+from atmosphere_grpc.calls.arrival import REQUEST_ID_KEY, Arrival, request_id_of
+from atmosphere_grpc.calls.envelope import Envelope
 from atmosphere_grpc.codec.failures import encode_failure
 from atmosphere_grpc.codec.requests import decode_bytes
-from atmosphere_grpc.errors import Failure, Phase, Reason
-from atmosphere_grpc.execution.budget import Deadlines
-from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.errors import Failure
 from atmosphere_grpc.log import failed
 from atmosphere_grpc.log import request_id as current_request_id
-from atmosphere_grpc.record import CANCELLED, NOTHING, OK, CallRecord, Sink, opened
 
 log = logging.getLogger(__name__)
-
-REQUEST_ID_KEY = "x-request-id"
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-#: W3C Trace Context, level 1: what is not of this form is as good as not sent.
-TRACE_PARENT, TRACE_STATE = "traceparent", "tracestate"
-_TRACE_PARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-)
-_TRACE_STATE = re.compile(r"[\x20-\x7e]{1,512}")
-#: A call's own budget tells more than this last bound, so it goes first.
-LAST_BOUND_S = 0.25
 
 Context = ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -43,23 +29,17 @@ Unary = Callable[[Any, Context], Awaitable[Any]]
 Streaming = Callable[[Any, Context], AsyncGenerator[Any, None]]
 
 
-class Envelope(ServerInterceptor):
+class Enveloping(ServerInterceptor):
     """Wraps the methods of one service; others (health, reflection) are left alone.
 
     Args:
         service: The service's full name.
-        in_flight: Where calls are counted.
-        deadlines: What bounds a call whose caller set no deadline and reads nothing.
-        sinks: What is told of each call.
+        envelope: What their calls run in.
     """
 
-    def __init__(
-        self, service: str, in_flight: InFlight, deadlines: Deadlines, sinks: Sequence[Sink] = ()
-    ) -> None:
+    def __init__(self, service: str, envelope: Envelope) -> None:
         self._prefix = f"/{service}/"
-        self._in_flight = in_flight
-        self.deadlines = deadlines
-        self._sinks = tuple(sinks)
+        self._envelope = envelope
 
     async def intercept_service(
         self,
@@ -111,68 +91,22 @@ class Envelope(ServerInterceptor):
         return wrapped
 
     async def _run(self, name: str, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
-        request_id, trace = _sent_along(context)
-        current_request_id.set(request_id)
-        record = CallRecord(name, request_id, context.peer(), trace)
-        opened(record)
-        self._opened(record)
-        failure: Failure | None = None
-        code = CANCELLED
-        response = None
-        try:
-            self._in_flight.enter(name, context)
-            bound_s = self.deadlines.total_s(context.time_remaining()) + LAST_BOUND_S
-            async with asyncio.timeout(bound_s):
-                response = await handle()
-            code = OK
-        except Failure as error:
-            failure = error
-        except TimeoutError:
-            failure = Failure.out_of_time(
-                Phase.TOTAL, "the call's time was used up – did the caller stop reading?"
-            )
-        except Exception:
-            log.exception("fault in %s", name)
-            failure = Failure(
-                Reason.INTERNAL, "a fault of this server – report it with the request id"
-            )
-        finally:
-            if failure is None:
-                record.close(code)
-            else:
-                record.close(failure.code.name, failure.reason)
-            self._closed(record)
-            if failure is not None:
-                failed(log, failure)
-        if failure is not None:
-            # Not inside a handler above: abort raises, and must not be caught and done twice.
-            await _abort(context, failure, request_id)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-        return response
-
-    def _opened(self, record: CallRecord) -> None:
-        for sink in self._sinks:
-            with _apart(sink):
-                sink.opened(record)
-
-    def _closed(self, record: CallRecord) -> None:
-        for sink in self._sinks:
-            with _apart(sink):
-                sink.closed(record)
+        outcome = await self._envelope.run(name, arrival_of(context), handle)
+        if outcome.failure is not None:
+            await _abort(context, outcome.failure, outcome.request_id)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, outcome.request_id),))
+        return outcome.response
 
 
-@contextmanager
-def _apart(sink: Sink) -> Iterator[None]:
-    """Whatever is wrong with a sink is not the call's."""
-    try:
-        yield
-    except Exception:
-        log.exception("fault in %s", type(sink).__name__)
+def arrival_of(context: Context) -> Arrival:
+    """A call's context as what its stages know of it."""
+    # The stubs ask for a type of callbacks that no function has.
+    return cast(Arrival, context)
 
 
 async def end(context: Context, failure: Failure) -> None:
     """Ends a call of a service that has no envelope, such as reflection; raises."""
-    request_id, _ = _sent_along(context)
+    request_id = request_id_of(arrival_of(context))
     current_request_id.set(request_id)
     failed(log, failure)
     await _abort(context, failure, request_id)
@@ -196,27 +130,3 @@ async def _sent(sending: Awaitable[None]) -> None:
         await sending
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
-
-
-def _sent_along(context: Context) -> tuple[str, Mapping[str, str]]:
-    """The call's request id, and what its caller sent of a trace.
-
-    The id is the caller's own, when it is one that can be logged; else a new one.
-    """
-    request_id, parent, states = "", "", []
-    for key, value in context.invocation_metadata() or ():
-        if not isinstance(value, str):
-            continue
-        if key == REQUEST_ID_KEY and not request_id and _REQUEST_ID.fullmatch(value):
-            request_id = value
-        elif key == TRACE_PARENT and _TRACE_PARENT.fullmatch(value):
-            parent = value
-        elif key == TRACE_STATE:
-            states.append(value)
-    trace: Mapping[str, str] = NOTHING
-    if parent:
-        state = ",".join(states)
-        trace = {TRACE_PARENT: parent}
-        if _TRACE_STATE.fullmatch(state):
-            trace = {TRACE_PARENT: parent, TRACE_STATE: state}
-    return request_id or uuid.uuid4().hex, trace

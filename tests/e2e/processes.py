@@ -37,6 +37,7 @@ class Serving:
         assert process.stdout is not None
         self.ready_line = process.stdout.readline()
         self.address = self.ready_line.partition("grpc=")[2].partition(" ")[0]
+        self.http = self.ready_line.partition("http=")[2].partition(" ")[0]
 
     @property
     def log(self) -> str:
@@ -73,6 +74,7 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[Serving
                 **os.environ,
                 "ATMOSPHERE_STATE_DIR": str(folder / "state"),
                 "ATMOSPHERE_METRICS__LISTEN": "127.0.0.1:0",
+                "ATMOSPHERE_HTTP__LISTEN": "127.0.0.1:0",
                 **environment,
             },
         )

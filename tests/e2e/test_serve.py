@@ -46,7 +46,9 @@ def test_one_line_on_stdout_says_that_it_is_ready(tmp_path: Path, config: Path) 
     with serving(tmp_path, "--config", str(config)) as server:
         done = server.stop()
     address = r"127\.0\.0\.1:\d+"
-    ready = rf"ready grpc={address} metrics={address} node=\S+ integrations=far:down\n"
+    ready = (
+        rf"ready grpc={address} http={address} metrics={address} node=\S+ integrations=far:down\n"
+    )
     assert re.fullmatch(ready, done.out)
     assert done.status == 0
 
@@ -123,6 +125,7 @@ def test_a_signal_while_the_models_load_leaves_nothing(tmp_path: Path) -> None:
             **os.environ,
             "ATMOSPHERE_STATE_DIR": str(tmp_path),
             "ATMOSPHERE_METRICS__LISTEN": "127.0.0.1:0",
+            "ATMOSPHERE_HTTP__LISTEN": "127.0.0.1:0",
         },
     )
     assert process.stderr is not None
@@ -160,6 +163,7 @@ def test_a_port_of_the_metrics_that_is_in_use_is_told(tmp_path: Path, config: Pa
         environment = {
             "ATMOSPHERE_STATE_DIR": str(tmp_path),
             "ATMOSPHERE_METRICS__LISTEN": address,
+            "ATMOSPHERE_HTTP__LISTEN": "127.0.0.1:0",
         }
         done = refused("--config", str(config), **environment)
     assert f"metrics.listen: cannot listen on {address}" in done.err

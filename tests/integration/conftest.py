@@ -81,7 +81,7 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
 
 @dataclass(frozen=True)
 class Served:
-    """A server that serves, ways to call it, and where its metrics are, if anywhere."""
+    """A server that serves, ways to call it, and where its metrics and HTTP are, if anywhere."""
 
     server: Server
     address: str
@@ -89,6 +89,7 @@ class Served:
     stub: ExecutionAsyncStub
     client: AsyncAtmosphereClient
     metrics: str = ""
+    http: str = ""
 
 
 def openai(
@@ -122,12 +123,13 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """A server on a free port, which probes only when it starts or is woken.
 
-    Its metrics can be read where the settings say something of them.
+    Its metrics can be read, and it speaks HTTP, where the settings say something of that.
     """
     given = {"listen": "127.0.0.1:0", "node_id": NODE, "probe_interval": 3600, **settings}
     server = Server(Settings(state_dir=state_dir, **given), Registry(integrations))
     address = server.bind()
     metrics = (server.bind_metrics() or "") if "metrics" in settings else ""
+    http = (server.bind_http() or "") if "http" in settings else ""
     async with asyncio.timeout(LIFE_LIMIT_S):
         await server.start()
     try:
@@ -135,7 +137,7 @@ async def serving(
             grpc.aio.insecure_channel(address) as channel,
             AsyncAtmosphereClient(address, timeout=TEST_LIMIT_S) as client,
         ):
-            yield Served(server, address, channel, ExecutionStub(channel), client, metrics)
+            yield Served(server, address, channel, ExecutionStub(channel), client, metrics, http)
     finally:
         async with asyncio.timeout(LIFE_LIMIT_S):
             await server.stop()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from atmosphere_grpc.calls.envelope import LAST_BOUND_S
 from atmosphere_grpc.config import Deadlines
 from atmosphere_grpc.integrations import registry
 from atmosphere_grpc.integrations.integration import Timeouts
-from atmosphere_grpc.interceptors.envelope import LAST_BOUND_S
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import MODEL, FakeServer, Pause, Reply, Stall, event, text
 from tests.fakes.sockets import accepting, unanswering

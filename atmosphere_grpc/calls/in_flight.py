@@ -7,8 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from grpc.aio import ServicerContext
-
+from atmosphere_grpc.calls.arrival import Arrival
 from atmosphere_grpc.errors import Failure, Reason
 
 
@@ -22,8 +21,8 @@ class InFlight:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def enter(self, method: str, context: ServicerContext[Any, Any]) -> None:
-        """Lets a call of a method in, until its context is done.
+    def enter(self, method: str, arrival: Arrival) -> None:
+        """Lets a call of a method in, until it is done.
 
         Raises:
             Failure: DRAINING.
@@ -33,8 +32,7 @@ class InFlight:
         self.count += 1
         self.by_method[method] += 1
         self._idle.clear()
-        # The stubs ask for a type that no function has.
-        context.add_done_callback(partial(self._leave, method))  # type: ignore[arg-type]
+        arrival.add_done_callback(partial(self._leave, method))
 
     def close(self) -> None:
         """Lets no more calls in."""

@@ -1,0 +1,1 @@
+"""What is done around every call, whichever way it came: gRPC or HTTP."""
