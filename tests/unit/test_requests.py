@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,16 +41,22 @@ def words(text: str) -> frozenset[str]:
 def like(texts: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The pairs whose words are nearly the same (their Jaccard index is above `LIKE`)."""
     known = [(text, words(text)) for text in others]
+    common = Counter(word for _, own in known for word in own)
+
+    def rarest(own: frozenset[str]) -> list[str]:
+        """As many words of a text that one so like it must have one of them."""
+        ordered = sorted(own, key=lambda word: (common[word], word))
+        return ordered[: len(own) - math.ceil(LIKE * len(own)) + 1]
+
     having: defaultdict[str, list[int]] = defaultdict(list)
     for number, (_, own) in enumerate(known):
-        for word in own:
+        for word in rarest(own):
             having[word].append(number)
     for text in texts:
         own = words(text)
-        common = Counter(number for word in own for number in having.get(word, ()))
-        for number, count in common.items():
+        for number in {number for word in rarest(own) for number in having.get(word, ())}:
             other, others_own = known[number]
-            if count > LIKE * len(own | others_own):
+            if len(own & others_own) > LIKE * len(own | others_own):
                 yield text, other
 
 
