@@ -172,7 +172,7 @@ def route_of(settings: RouteSettings) -> Route:
         settings.name,
         settings.description,
         tuple(settings.examples),
-        {rule.words or rule.pattern: rule.compiled() for rule in settings.rules},
+        {rule.shown: rule.compiled() for rule in settings.rules},
         Capability(settings.capability),
         settings.integration,
         tuple(settings.models),

@@ -115,6 +115,9 @@ def _reload(
     except (ConfigError, OSError) as error:
         log.error("the settings are wrong, and those from before go on: %s", error)
         return Reloaded(str(error), ())
+    except Exception as error:
+        log.exception("a fault in the settings, and those from before go on")
+        return Reloaded(f"a fault of this server ({type(error).__name__}); see its log", ())
     log.info("the settings were loaded anew: %d integrations", len(entries))
     for note in notes:
         log.warning("%s", note)

@@ -136,7 +136,7 @@ def _cost_us(rank: Rank, texts: Sequence[str]) -> float:
 
 
 async def _longest_pause_ms(routes: Mapping[str, Sequence[str]], embedder: _Embedder) -> float:
-    """How long the event loop is held up at most, in CPU time: other processes hold it up as well."""
+    """How long the event loop is held up at most, in CPU time: others hold it up as well."""
     reader = Reader(routes, FALSE_RATE, embedder, timeout_s=30)
     preparing = asyncio.create_task(reader.keep_prepared(1))
     await reader.tried.wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -187,7 +187,7 @@ def _default(field: FieldInfo) -> str:
         return "" if field.default_factory else "required"
     if value in (None, ""):
         return ""
-    if isinstance(value, float):  # every one is a duration
+    if isinstance(value, float) and any(isinstance(it, BeforeValidator) for it in field.metadata):
         return f"`{value:g}s`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

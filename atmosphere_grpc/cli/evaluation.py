@@ -93,7 +93,7 @@ def read(path: Path) -> list[Labelled]:
         EvaluationError: It cannot be read, or a line is not such an object.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise EvaluationError(f"{path}: cannot be read ({reason})") from None
@@ -109,7 +109,7 @@ def _labelled(path: Path, number: int, line: str) -> Labelled:
         intent, route = row["intent"], row["route"]
         if not (isinstance(intent, str) and intent.strip() and isinstance(route, str)):
             raise TypeError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise EvaluationError(
             f'{path}:{number}: must be {{"intent": "…", "route": "…"}}, with "" for no route'
         ) from None

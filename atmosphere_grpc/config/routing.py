@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
+import re2
 from pydantic import Field, field_validator, model_validator
 
 from atmosphere_grpc.config.section import Duration, Section
@@ -43,12 +44,20 @@ class TieBreak(Section):
     )
 
 
+class Searches(Protocol):
+    """A compiled expression."""
+
+    def search(self, text: str, /) -> object | None:
+        """What of a text it matches; None for nothing."""
+        ...
+
+
 class Rule(Section):
     """What an intent must hold: words, or what a regular expression matches."""
 
     words: str = Field("", max_length=200, description="Words, in any case, whole.")
     pattern: str = Field(
-        "", max_length=1000, description="A regular expression (Python's), in any case."
+        "", max_length=1000, description="A regular expression (RE2's), in any case."
     )
 
     @model_validator(mode="after")
@@ -57,16 +66,31 @@ class Rule(Section):
             raise ValueError("give either words or pattern")
         try:
             compiled = self.compiled()
-        except re.error as error:
-            raise ValueError(f"pattern: {error}") from None
+        except re2.error as error:
+            what = error.args[0] if error.args else "cannot be read"
+            what = what.decode(errors="replace") if isinstance(what, bytes) else what
+            raise ValueError(
+                f"pattern: {what} (https://github.com/google/re2/wiki/Syntax)"
+            ) from None
         if compiled.search(""):
             raise ValueError("pattern: matches every intent; make it match something")
         return self
 
-    def compiled(self) -> re.Pattern[str]:
+    @property
+    def shown(self) -> str:
+        """The rule as people tell it."""
+        return f"/{self.pattern}/" if self.pattern else self.words
+
+    def compiled(self) -> Searches:
         """The expression; words may be apart by any white space."""
         if self.pattern:
-            return re.compile(self.pattern, re.IGNORECASE)
+            # In time that grows with the text alone: Python's own can take for ever for a pattern,
+            # and whoever calls would have the server stand still.
+            options = re2.Options()
+            options.case_sensitive = False
+            options.log_errors = False
+            pattern: Searches = re2.compile(self.pattern, options)
+            return pattern
         words = r"\s+".join(map(re.escape, self.words.split()))
         return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
 
@@ -79,7 +103,9 @@ class Parameters(Section):
     top_p: float | None = Field(None, gt=0, le=1, description="The probability mass kept.")
     top_k: int | None = Field(None, ge=1, description="Sample from the likeliest tokens only.")
     max_tokens: int | None = Field(None, ge=1, description="The most tokens to generate.")
-    seed: int | None = Field(None, description="Makes sampling repeatable, where a backend can.")
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable, where a backend can."
+    )
     stop: list[str] = Field(default_factory=list, description="Texts that end the answer.")
     extra: dict[str, Any] = Field(
         default_factory=dict,
@@ -119,7 +145,7 @@ class Route(Section):
         "`anomaly`.",
     )
     integration: str = Field("", description="Where. Unset: the first usable one that can.")
-    models: list[str] = Field(
+    models: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
         max_length=16,
         description="By which model: the first that is available. Unset: the integration's own.",

@@ -13,6 +13,7 @@ from atmosphere_grpc.domain import (
     ExecuteCall,
     IntegrationState,
     RouteDecision,
+    RouteMethod,
     Target,
 )
 from atmosphere_grpc.errors import TABLE, Failure, Phase, Reason
@@ -125,20 +126,30 @@ class Planner:
         if self._tie_break is not None:
             text = self.router.text(call)
             chosen, tried = await self._tie_break.settled(chosen, text, self.router.routes, budget)
-        capability = chosen.capability(call)
+            if chosen.method is RouteMethod.DEFAULT:
+                chosen = replace(chosen, route=self.router.default(_may_use))
         try:
-            made = as_call(chosen.route.applied(call) if chosen.route else call, capability)
+            made, place = await self._carried(chosen, call, budget)
         except Failure as failure:
-            if chosen.method not in FOUND or chosen.route is None:
+            if chosen.method not in FOUND or chosen.route is None or not _gives_way(failure):
                 raise
-            chosen = chosen.given_up(
+            why = (
                 f"route {chosen.route.name} was found, but cannot carry the request: "
                 f"{failure.message}"
             )
-            capability = chosen.capability(call)
-            made = as_call(call, capability)
-        place = await self._place_of_route(chosen, call.target, capability, budget)
+            chosen = chosen.given_up(why, self.router.default(_may_use))
+            made, place = await self._carried(chosen, call, budget)
+        told = permit.get().integration
+        tried = tuple(attempt for attempt in tried if told(attempt.integration_id))
         return Plan(made, replace(place, decision=chosen.evidence(place.decision)), tried)
+
+    async def _carried(
+        self, chosen: Chosen, call: ExecuteCall, budget: Budget
+    ) -> tuple[Call, Place]:
+        """What is asked of a backend by a route, and of which."""
+        capability = chosen.capability(call)
+        made = as_call(chosen.route.applied(call) if chosen.route else call, capability)
+        return made, await self._place_of_route(chosen, call.target, capability, budget)
 
     async def of(self, target: Target, capability: Capability, budget: Budget) -> Place:
         """Where a call goes that names what is to be done.
@@ -240,6 +251,22 @@ class Planner:
             if not named and any(visible.kept_back(item, capability) for item in seen):
                 raise denied("every model") from None
             raise
+
+
+#: Failures for which a route that was found, not named, gives way to the default.
+_GIVES_WAY = frozenset(
+    {
+        Reason.INVALID_FIELD,
+        Reason.MODEL_NOT_FOUND,
+        Reason.CAPABILITY_UNSUPPORTED,
+        Reason.INTEGRATION_NOT_FOUND,
+    }
+)
+
+
+def _gives_way(failure: Failure) -> bool:
+    """Whether another route may do: not where the right one's backend is down."""
+    return failure.reason in _GIVES_WAY
 
 
 def _may_use(route: Route) -> bool:

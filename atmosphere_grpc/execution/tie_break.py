@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 #: How many choices are remembered.
 REMEMBERED = 1024
-#: What the model answers where no route fits.
-NONE = "none"
+#: What the model answers where no route fits: no name of a route, which are lower-case.
+NONE = "NONE"
 #: How many tokens its answer may have: a name in a line of JSON.
 MAX_TOKENS = 64
 #: How many examples of a route it is shown.
@@ -95,15 +95,16 @@ class TieBreak:
             name, attempt = await self._ask(text, close)
             tried = (attempt,) if attempt else ()
             if not name:
-                return chosen, tried
+                reason = tried[0].reason.value if tried and tried[0].reason else "unavailable"
+                why = f"{chosen.why}; a model was asked, and did not choose ({reason})"
+                return replace(chosen, why=why), tried
             self._remembered[text, ranking] = name
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
         why = f"{in_words(ranking)}; so close that a model chose: {name}"
         if name == NONE:
-            return Chosen(RouteMethod.DEFAULT, None, why, ranking), tried
-        method = RouteMethod.SEMANTIC if chosen.route is None else chosen.method
-        return Chosen(method, routes.get(name), why, ranking), tried
+            return chosen.given_up(why, routes.default), tried
+        return replace(chosen, method=chosen.read_by, route=routes.get(name), why=why), tried
 
     def _is_tie(self, ranking: Ranking) -> bool:
         """Whether two are close, and one of them is likely enough to be right."""

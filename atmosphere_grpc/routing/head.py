@@ -8,7 +8,7 @@ on intents that it has not seen, by cross-validation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -132,7 +132,12 @@ class Head:
             logits = logits + np.fromiter(terms.values(), float) @ self._of_words[list(terms)]
         likely = np.exp(logits - logits.max())
         likely /= likely.sum()
-        return ranked(self._names, likely[:-1].tolist(), self._bars, names)
+        ranking = ranked(self._names, likely[:-1].tolist(), self._bars, names)
+        none = float(likely[-1])
+        if none <= ranking.bar.threshold:
+            return ranking
+        # Whatever was learned of a few texts: a route less likely than none is not taken.
+        return replace(ranking, bar=Bar(none, ranking.bar.margin))
 
 
 def train(

@@ -24,12 +24,14 @@ class Chosen:
         route: The route; None where the default holds, or the request names what it wants.
         why: The same in words; empty where there is nothing to say.
         ranking: How the routes compare, where they were compared.
+        read_by: How they were: SEMANTIC or LEXICAL.
     """
 
     method: RouteMethod
     route: Route | None = None
     why: str = ""
     ranking: Ranking | None = None
+    read_by: RouteMethod = RouteMethod.SEMANTIC
 
     def capability(self, call: ExecuteCall) -> Capability:
         """What is done.
@@ -48,9 +50,9 @@ class Chosen:
             )
         return named
 
-    def given_up(self, why: str) -> Chosen:
+    def given_up(self, why: str, default: Route | None = None) -> Chosen:
         """The default in its place."""
-        return Chosen(RouteMethod.DEFAULT, why=why, ranking=self.ranking)
+        return replace(self, method=RouteMethod.DEFAULT, route=default, why=why)
 
     def evidence(self, placed: RouteDecision) -> RouteDecision:
         """A decision on integration and model, with what led to the route."""
@@ -62,7 +64,7 @@ class Chosen:
             )
         if (ranking := self.ranking) is None:
             return decision
-        if self.route is None:
+        if self.method is RouteMethod.DEFAULT or self.route is None:
             return replace(
                 decision,
                 threshold=ranking.bar.threshold,
@@ -124,15 +126,22 @@ class IntentRouter:
             return Chosen(RouteMethod.RULE, route, f"route {route.name} by its rule {rule}")
         usable = tuple(route.name for route in self.routes.described if may_use(route))
         if self.reader is None or not text or not usable:
-            return Chosen(RouteMethod.DEFAULT)
+            return Chosen(RouteMethod.DEFAULT, self.default(may_use))
         reading = await self.reader.read(text, within_s, usable)
         ranking = reading.ranking
         why = in_words(ranking)
         if reading.note:
             why = f"{why}, by letters, since {reading.note}"
         if not ranking.sure:
-            return Chosen(RouteMethod.DEFAULT, None, why, ranking)
-        return Chosen(reading.method, self.routes.get(ranking.best), why, ranking)
+            default = self.default(may_use)
+            return Chosen(RouteMethod.DEFAULT, default, why, ranking, reading.method)
+        best = self.routes.get(ranking.best)
+        return Chosen(reading.method, best, why, ranking, reading.method)
+
+    def default(self, may_use: MayUse = everybody) -> Route | None:
+        """The configured route of the default, if there is one that may be used."""
+        route = self.routes.default
+        return route if route is not None and may_use(route) else None
 
 
 def in_words(ranking: Ranking) -> str:

@@ -6,9 +6,18 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 from atmosphere_grpc.domain import Capability, ExecuteCall, Image, JsonObject, Sampling
 from atmosphere_grpc.errors import Failure, Reason
+
+
+class Searches(Protocol):
+    """A compiled expression."""
+
+    def search(self, text: str, /) -> object | None:
+        """What of a text it matches; None for nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Route:
     name: str
     description: str = ""
     examples: tuple[str, ...] = ()
-    rules: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    rules: Mapping[str, Searches] = field(default_factory=dict)
     capability: Capability = Capability.CHAT
     integration_id: str = ""
     models: tuple[str, ...] = ()
@@ -109,6 +118,10 @@ BUILT_IN = (
 )
 
 
+#: The route of the default.
+DEFAULT = "chat"
+
+
 class Routes:
     """The routes that hold: the configured ones, then the built-in ones.
 
@@ -117,10 +130,12 @@ class Routes:
     """
 
     def __init__(self, configured: Iterable[Route] = ()) -> None:
-        configured = tuple(configured)
+        configured = tuple(map(_with_built_in_rules, configured))
         taken = {route.name for route in configured}
         built_in = (route for route in BUILT_IN if route.name not in taken)
         self._by_name = {route.name: route for route in (*configured, *built_in)}
+        #: What the default is done by, where it is configured.
+        self.default = next((item for item in configured if item.name == DEFAULT), None)
         #: Those whose intents are told by their meaning.
         self.described = tuple(route for route in configured if route.texts)
 
@@ -150,10 +165,20 @@ class Routes:
         return None
 
 
+def _with_built_in_rules(route: Route) -> Route:
+    """A configured route in the place of a built-in one still has what decides for that at once."""
+    for built_in in BUILT_IN:
+        if (built_in.name, built_in.capability) == (route.name, route.capability):
+            rules = {**built_in.rules, **route.rules}
+            return replace(route, rules=rules, images=built_in.images)
+    return route
+
+
 def read_text(call: ExecuteCall) -> str:
     """What of a request tells its route: its intent, else what takes its place."""
-    if call.intent or call.prompt or call.text:
-        return call.intent or call.prompt or call.text or ""
+    for given in (call.intent, call.prompt, call.text):
+        if given and not _is_blank(given):
+            return given
     said = [message for message in call.messages or () if message.role == "user"]
     if not said:
         return ""
@@ -172,6 +197,11 @@ def excerpt(text: str, most: int) -> str:
 
 def _has_system(call: ExecuteCall) -> bool:
     return any(message.role == "system" for message in call.messages or ())
+
+
+def _is_blank(text: str) -> bool:
+    """Whether there is nothing to read: white space and control characters alone."""
+    return not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def _has_image(call: ExecuteCall) -> bool:

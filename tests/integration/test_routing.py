@@ -68,7 +68,9 @@ async def routed(served: Served, intents: list[tuple[str, str]]) -> list[Routed]
         async with turn:
             decision = await route(served, intent)
         if decision.route:
-            return Routed(right, decision.route, decision.route, decision.score)
+            compared = decision.method in (SEMANTIC, LEXICAL)
+            score = decision.score if compared else 1.0
+            return Routed(right, decision.route, decision.route, score)
         return Routed(right, "", decision.runner_up, decision.runner_up_score)
 
     return await asyncio.gather(*(one(*item) for item in intents))
@@ -421,7 +423,7 @@ async def test_a_chat_model_chooses_where_routes_are_close(
             asked = sent(judging)
             assert asked["response_format"]["type"] == "json_schema"
             schema = asked["response_format"]["json_schema"]["schema"]
-            assert sorted(schema["properties"]["route"]["enum"]) == ["none", "pets", "vets"]
+            assert sorted(schema["properties"]["route"]["enum"]) == ["NONE", "pets", "vets"]
             assert (asked["model"], asked["temperature"]) == ("judge", 0)
             count = len(judging.requests)
             assert (await route(served, request.intent)) == answer.route

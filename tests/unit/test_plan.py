@@ -200,9 +200,19 @@ async def test_of_models_alike_the_first_is_taken_however_short_the_time(
     assert (await decision(of, "Fix it", seconds=15.0)).model == "big"
 
 
-async def test_where_none_is_available_the_first_is_told_with_its_route() -> None:
+async def test_where_none_is_available_a_found_route_gives_way_and_says_why() -> None:
     of = await looked_at(execution(CODE, a=Server("other")))
-    sent = ExecuteCall(Target(), "Fix it")
+    made = await decision(of, "Fix it")
+    assert where(made) == ("", "a", "other")
+    assert made.method is RouteMethod.DEFAULT
+    assert made.explanation.startswith(
+        "route code was found, but cannot carry the request: route code: model: there is no model"
+    )
+
+
+async def test_where_none_is_available_the_first_is_told_with_a_named_route() -> None:
+    of = await looked_at(execution(CODE, a=Server("other")))
+    sent = ExecuteCall(Target(route="code"), "Fix it")
     for work in (of.route(sent, budget()), of.execute(sent, budget())):
         failed = await failure(work)
         assert failed.reason is Reason.MODEL_NOT_FOUND

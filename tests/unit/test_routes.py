@@ -69,8 +69,8 @@ def test_a_pattern_holds_anywhere_and_in_any_case(text: str, name: str) -> None:
 
 
 def test_a_rule_is_told_as_it_was_written() -> None:
-    routes = Routes([configured("code", "pull  request", {"pattern": "^fix"})])
-    for text, rule in (("the pull request", "pull  request"), ("Fix it", "^fix")):
+    routes = Routes([configured("code", "pull  request", {"pattern": "/^fix/"})])
+    for text, rule in (("the pull request", "pull  request"), ("Fix it", "/^fix/")):
         chosen = routes.by_rule(intent(text), text)
         assert chosen is not None
         assert chosen[1] == rule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -146,14 +147,14 @@ async def test_it_is_shown_the_close_routes_and_may_choose_no_other() -> None:
     assert "- code: Writing programs. Such as: Fix this bug; Write a class; Review it\n" in (
         system.content
     )
-    assert "- maths: Calculating. Such as: What is 1 + 1?\n- none: none of these" in system.content
+    assert "- maths: Calculating. Such as: What is 1 + 1?\n- NONE: none of these" in system.content
     assert "cook" not in system.content
     assert user.content == f"The request:\n{TEXT}"
     assert isinstance(chat.response_format, JsonSchemaFormat)
     assert chat.response_format.strict
     assert chat.response_format.schema == {
         "type": "object",
-        "properties": {"route": {"enum": ["code", "maths", "none"]}},
+        "properties": {"route": {"enum": ["code", "maths", "NONE"]}},
         "required": ["route"],
         "additionalProperties": False,
     }
@@ -175,7 +176,7 @@ async def test_an_unnamed_model_is_the_integrations_own_for_chats() -> None:
 async def test_none_of_them_is_the_default() -> None:
     before = chosen(Ranking((("code", 0.6), ("maths", 0.5)), Bar(0.5)))
     assert before.route is not None
-    assert await settled(tie_break(choosing("none")), before) == (DEFAULT, "", [None])
+    assert await settled(tie_break(choosing("NONE")), before) == (DEFAULT, "", [None])
 
 
 async def test_another_one_than_meaning_chose_is_taken_with_its_own_score() -> None:
@@ -200,7 +201,8 @@ async def test_nonsense_leaves_what_was_chosen_before(said: str, sure: bool) -> 
     before = chosen(Ranking((("code", 0.6), ("maths", 0.5)), Bar(0.5 if sure else 0.7)))
     backend = answering(said)
     made, (attempt,) = await tie_break(backend).settled(before, TEXT, ROUTES, budget())
-    assert made is before
+    assert made == replace(before, why=made.why)
+    assert made.why == f"{before.why}; a model was asked, and did not choose (BACKEND_CONTRACT)"
     assert attempt.reason is Reason.BACKEND_CONTRACT
 
 
@@ -246,11 +248,11 @@ async def test_a_cancelled_call_stops_the_model() -> None:
 # --- what is remembered -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "method"), [("maths", SEMANTIC), ("none", DEFAULT)])
+@pytest.mark.parametrize(("name", "method"), [("maths", SEMANTIC), ("NONE", DEFAULT)])
 async def test_it_is_asked_once_for_an_intent(name: str, method: RouteMethod) -> None:
     backend = choosing(name)
     of = tie_break(backend)
-    taken = name if name != "none" else ""
+    taken = name if name != "NONE" else ""
     assert await settled(of, chosen()) == (method, taken, [None])
     assert await settled(of, chosen()) == (method, taken, [])
     assert await settled(of, chosen(), seconds=1) == (method, taken, [])  # it takes no time
