@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.cli.evaluation import (
@@ -86,6 +86,7 @@ def test_the_figures_of_nothing_are_nothing() -> None:
 Names = st.sampled_from(["", "a", "b"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Routed, Names, Names, Names, st.floats(0, 1)), max_size=30))
 def test_every_intent_is_counted_once(routed: list[Routed]) -> None:
     figures = report(routed)

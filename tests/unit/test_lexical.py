@@ -103,7 +103,7 @@ def test_of_a_long_text_what_is_read_is_what_is_ranked(lexical: Lexical) -> None
     assert lexical.rank(read).score > lexical.rank(text).score
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=200))
 def test_scores_are_shares_in_order(lexical: Lexical, text: str) -> None:
     scores = [score for _, score in lexical.rank(text).scores]

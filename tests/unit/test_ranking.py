@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.routing.ranking import Bar, Ranking, ranked, threshold_for
@@ -48,6 +48,7 @@ def test_one_that_is_not_far_enough_ahead_is_not() -> None:
     assert not Ranking(scores, Bar(0.5, 0.2501)).sure
 
 
+@settings(deadline=None)
 @given(Scores)
 def test_a_ranking_is_in_order_and_its_best_is_the_greatest(scores: list[float]) -> None:
     ranking = ranked(NAMES, scores, LOW)
@@ -64,6 +65,7 @@ def test_a_threshold_lets_as_many_of_the_others_through_as_are_allowed() -> None
         assert sum(score >= threshold for score in false) == allowed
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=30), st.integers(0, 40))
 def test_a_threshold_never_lets_more_through_and_is_the_lowest_that_does_not(
     false: list[float], allowed: int

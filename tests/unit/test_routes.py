@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.composition import route_of
@@ -89,6 +89,7 @@ def test_a_configured_rule_comes_before_a_built_in_one() -> None:
     assert found(routes, "embed: that") == "embed"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_words_hold_wherever_they_stand_alone(before: str, after: str) -> None:
     routes = Routes([configured("code", "pull request")])
@@ -282,6 +283,7 @@ def test_the_beginning_and_the_end_of_a_long_text_are_read() -> None:
     assert read.endswith(" keep it short")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.integers(64, 200))
 def test_never_more_is_read_than_is_allowed_and_a_short_text_whole(text: str, most: int) -> None:
     read = excerpt(text, most)

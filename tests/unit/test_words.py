@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atmosphere_grpc.routing.words import Words
@@ -42,6 +42,7 @@ def test_a_word_that_is_said_again_weighs_more_but_not_twice_as_much() -> None:
     assert 1 < twice[red] / twice[blue] < 2
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.text(max_size=20), max_size=8))
 def test_a_text_has_length_1_or_no_known_word(text: str, others: list[str]) -> None:
     weights = Words([*others, text, text]).of(text)
