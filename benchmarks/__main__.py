@@ -135,7 +135,7 @@ async def run() -> dict[str, Figures]:
         config.write_text(
             f"integrations: [{{id: bench, base_urls: ['http://127.0.0.1:{backend[1]}/v1']}}]\n"
             f"state_dir: {folder}\nlisten: 127.0.0.1:0\n"
-            "metrics: {listen: 127.0.0.1:0}\n"
+            "metrics: {listen: 127.0.0.1:0}\nhttp: {enabled: false}\n"
         )
         for _ in range(ROUNDS):
             with process("-m", "benchmarks.floor") as (server, line):

@@ -126,7 +126,7 @@ class HttpCall:
 
         Closing the connection in the middle of it could keep the refusal from arriving.
         """
-        if self._read.is_set():
+        if self._read.is_set() or self.header("expect"):  # one that waits for leave has sent none
             return
         size = 0
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
 import h11
@@ -34,6 +36,10 @@ class Connection(H11Protocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
+        # asyncio overlooks sockets that were made without naming TCP; head and body are two writes,
+        # and the second would wait 40 ms for the first to be acknowledged.
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if (secured := transport.get_extra_info("ssl_object")) is not None:
             self.app_state = {**self.app_state, "identities": identities(secured)}
         self._expect_head()

@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -542,6 +543,17 @@ async def test_a_connection_too_many_is_cut(
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
         assert not first.is_closing()
+
+
+async def test_an_answer_does_not_wait_to_be_acknowledged(served: Served) -> None:
+    took = []
+    async with raw(served) as (reader, writer):
+        for _ in range(15):
+            began = time.monotonic()
+            writer.write(request("/v1/route", b'{"intent": "a"}'))
+            await reader.readuntil(b"}}")
+            took.append(time.monotonic() - began)
+    assert min(took[1:]) < 0.03  # 40 ms each, where it does
 
 
 async def test_requests_sent_one_after_the_other_are_answered_so(served: Served) -> None:
