@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import socket
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,7 +18,7 @@ from atmosphere_grpc.access.gate import Gate
 from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
 from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
-from atmosphere_grpc.config import ConfigError, Settings, exposure
+from atmosphere_grpc.config import ConfigError, Settings, exposure, held
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
@@ -28,17 +27,26 @@ from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
 from atmosphere_grpc.interceptors.envelope import Envelope
 from atmosphere_grpc.interceptors.in_flight import InFlight
+from atmosphere_grpc.listening import (
+    EXPOSURE_REMEDY,
+    check_exposure,
+    check_free,
+    metrics_taken,
+    taken,
+)
 from atmosphere_grpc.node import node_id
 from atmosphere_grpc.servicer import Servicer
 from atmosphere_grpc.telemetry.observing import Observing
+from atmosphere_grpc.telemetry.state import Gauge
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import add_ExecutionServicer_to_server
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SERVICE: str = execution_pb2.DESCRIPTOR.services_by_name["Execution"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+#: What health says of this name tells whether the process serves at all, whatever backends do.
+LIVE = "live"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Between the news that this server is leaving and the first refusal, so that clients and load
@@ -52,8 +60,6 @@ TELL_HEALTH_S = 1.0
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # gRPC's default would let a second server take the same port, silently.
-    ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Clients may ping every 10 s, also without a call: otherwise well-meant keepalive is
@@ -64,23 +70,19 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
-#: Settings that a server has for its life.
-FIXED_SETTINGS = (
-    *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
-    *("metrics", "telemetry", "log_format"),
-)
-#: Settings of `auth` whose change would forget what was counted.
-COUNTING = ("limits_storage", "limits_password")
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a server is told that is one of several processes on an address.
 
+    Attributes:
+        address: The address, with its port.
+        node_id: The node's id, the same for all.
+        worker: Which of them it is, from 1.
+    """
 
-#: What is to be done about a server that would be open to other machines.
-EXPOSURE_REMEDY = (
-    "set them, listen on 127.0.0.1, or allow it with --insecure or ATMOSPHERE_INSECURE=true"
-)
-
-
-class StartError(Exception):
-    """The server cannot start; the text names what is wrong and the remedy."""
+    address: str
+    node_id: str
+    worker: int
 
 
 class Server:
@@ -89,20 +91,24 @@ class Server:
     Args:
         settings: How it serves.
         registry: What it serves; probed and closed by the server.
+        share: For one of several processes on an address.
 
     Raises:
         ConfigError: A secret or a certificate is not where the settings say, or what they ask for
             is not installed.
     """
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, share: Share | None = None) -> None:
         self._settings = settings
         self._registry = registry
+        self._share = share
         self._in_flight = InFlight()
         deadlines = _deadlines(settings)
-        self.node_id = node_id(settings.node_id, settings.state_dir)
+        self.node_id = share.node_id if share else node_id(settings.node_id, settings.state_dir)
+        # Metrics of two processes must not be taken for those of one.
+        instance = f"{self.node_id}-{share.worker}" if share else self.node_id
         self._observing = Observing(
-            settings, SERVICE, registry, self._in_flight.by_method, self.node_id
+            settings, SERVICE, registry, self._in_flight.by_method, instance
         )
         self._envelope = Envelope(SERVICE, self._in_flight, deadlines, self._observing.sinks)
         self._certificates = certificates_of(settings)
@@ -114,9 +120,11 @@ class Server:
             reflection_open=_reflection_open(settings),
         )
         interceptors = [self._envelope, self._auth]
-        self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
+        options = [*OPTIONS, ("grpc.so_reuseport", int(share is not None))]
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=options)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
+        self._looked = False
         planner = planner_of(settings, registry)
         self._execution = Execution(
             registry, _attempts(settings), settings.progress_interval, planner
@@ -146,23 +154,16 @@ class Server:
         Raises:
             StartError: It cannot be had.
         """
+        if self._share is not None:  # whoever shares it has checked it
+            return f"{self._share.address.rpartition(':')[0]}:{self._add_port(self._share.address)}"
         listen = self._settings.listen
-        if exposed := exposure(self._settings):
-            if not self._settings.insecure:
-                raise StartError(f"{exposed} – {EXPOSURE_REMEDY}")
-            log.warning(
-                "INSECURE: %s, as insecure (--insecure, ATMOSPHERE_INSECURE) has it", exposed
-            )
+        check_exposure(self._settings)
         host, _, port = listen.rpartition(":")
         try:
-            _check_free(host.strip("[]"), int(port))
+            check_free(host.strip("[]"), int(port))
             bound = self._add_port(listen)
         except (OSError, RuntimeError) as error:
-            why = getattr(error, "strerror", None) or "is another process using the port?"
-            raise StartError(
-                f"listen: cannot listen on {listen} ({why}) – stop what uses the port, or choose "
-                "another address with --listen or ATMOSPHERE_LISTEN"
-            ) from None
+            raise taken(listen, error) from None
         return f"{host}:{bound}"
 
     def bind_metrics(self) -> str | None:
@@ -179,18 +180,27 @@ class Server:
         try:
             return self._observing.bind(listen)
         except OSError as error:
-            raise StartError(
-                f"metrics.listen: cannot listen on {listen} ({error.strerror or error}) – stop "
-                "what uses the port, choose another address with metrics.listen or "
-                "ATMOSPHERE_METRICS__LISTEN, or set metrics.enabled to false"
-            ) from None
+            raise metrics_taken(listen, error) from None
 
     async def start(self) -> None:
         """Serves, and begins to probe; returns once every integration has been looked at."""
-        for service in ("", SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if not self._looked:
+            for service in ("", SERVICE):
+                await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
         await self._observing.start()
+        await self.look()
+        self._health_task = asyncio.create_task(self._keep_health(), name="health")
+
+    async def look(self) -> None:
+        """Begins to probe; returns once every integration has been looked at.
+
+        Before the start it has the first call find the server ready.
+        """
+        if self._looked:
+            return
+        self._looked = True
         self._registry.on_change = self._probed.set
         self._registry.start(self._settings.probe_interval)
         while not self._registry.looked_at:
@@ -198,7 +208,10 @@ class Server:
             self._probed.clear()
         await self._tell_health()
         await self._read_routes(self._execution.planner)
-        self._health_task = asyncio.create_task(self._keep_health(), name="health")
+
+    def gauges(self) -> list[Gauge]:
+        """How things are now, as the metrics tell it."""
+        return self._observing.gauges()
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
         """Serves new calls by other settings; gives what of them needs a restart, in words.
@@ -208,7 +221,7 @@ class Server:
         Raises:
             ConfigError: They cannot be served by, and nothing was changed.
         """
-        settings, changed = self._held(settings)
+        settings, notes = held(self._settings, settings)
         rerouted = planner_of(settings, self._registry)
         self._auth.gate = self._gate(settings)
         self._auth.reflection_open = _reflection_open(settings)
@@ -220,7 +233,7 @@ class Server:
         self._execution.progress_s = settings.progress_interval
         logging.getLogger().setLevel(settings.log_level.upper())
         self._settings = settings
-        return tuple(f"{name} has changed, and holds after a restart only" for name in changed)
+        return notes
 
     def check(self, settings: Settings) -> None:
         """That other settings can be served by.
@@ -228,19 +241,7 @@ class Server:
         Raises:
             ConfigError: They cannot.
         """
-        self._gate(self._held(settings)[0])
-
-    def _held(self, settings: Settings) -> tuple[Settings, list[str]]:
-        """Other settings with those that need a restart as they were, and the names of these."""
-        now = self._settings
-        held = {name: getattr(now, name) for name in FIXED_SETTINGS}
-        counting = {name: getattr(now.auth, name) for name in COUNTING}
-        changed = [name for name in held if getattr(settings, name) != held[name]]
-        changed += [
-            f"auth.{name}" for name in counting if getattr(settings.auth, name) != counting[name]
-        ]
-        auth = settings.auth.model_copy(update=counting)
-        return settings.model_copy(update={**held, "auth": auth}), changed
+        self._gate(held(self._settings, settings)[0])
 
     def _gate(self, settings: Settings) -> Gate:
         if (exposed := exposure(settings)) and not settings.insecure:
@@ -339,30 +340,6 @@ def _deadlines(settings: Settings) -> Deadlines:
 def _attempts(settings: Settings) -> AttemptSettings:
     given = settings.attempts
     return AttemptSettings(given.maximum, given.backoff, given.max_backoff, given.max_retry_after)
-
-
-def _check_free(host: str, port: int) -> None:
-    """That no address of a host is taken: gRPC is content when it gets some of them.
-
-    Raises:
-        OSError: One is taken, or none can be had.
-    """
-    had, last = False, OSError()
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, _, _, address in found:
-        try:
-            with contextlib.closing(socket.socket(family, kind)) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                trial.bind(address)
-            had = True
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            last = error  # such as IPv6 on a machine without it
-    if not had:
-        raise last
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

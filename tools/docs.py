@@ -22,7 +22,7 @@ from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refus
 from atmosphere_grpc.codec import kwargs
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE
-from atmosphere_grpc.telemetry.catalogue import METRICS
+from atmosphere_grpc.telemetry.catalogue import METRICS, RESTARTS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -110,7 +110,7 @@ def metrics() -> str:
                 ", ".join(f"`{label}`" for label in metric.labels),
                 metric.help,
             )
-            for metric in METRICS
+            for metric in (*METRICS, RESTARTS)
         ),
     )
 
