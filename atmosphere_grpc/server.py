@@ -52,6 +52,10 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Between the news that this server is leaving and the first refusal, so that clients and load
 #: balancers that watch its health have heard it.
 LEAVE_PAUSE_S = 0.1
+#: After so many seconds without a call to refuse the server ends.
+QUIET_S = 0.25
+#: How long it goes on refusing at most: load balancers ask for its health every second or so.
+HEARD_S = 3.0
 #: How long the start waits for the routes to be read, in seconds: a model may have to be loaded.
 READ_ROUTES_S = 30.0
 #: How long those who watch the health may take to hear that news, in seconds.
@@ -258,6 +262,10 @@ class Server:
         log.info("stopping: %d calls in flight", self._in_flight.count)
         if not await self._in_flight.drained(self._settings.drain_grace):
             log.warning("stopping with %d calls in flight", self._in_flight.count)
+            return
+        # The end cancels calls that are just arriving, which tells nobody to retry, as a refusal
+        # does: so callers are given the time to have heard.
+        await self._in_flight.quiet(QUIET_S, HEARD_S)
 
     async def stop(self) -> None:
         """Stops at once: calls in flight are cancelled, and open health watches end."""
