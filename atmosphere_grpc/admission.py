@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from atmosphere_grpc.access.gate import Gate
-from atmosphere_grpc.access.key_file import KeyFile
+from atmosphere_grpc.access.key_file import KeyFile, KeyFileError, read
 from atmosphere_grpc.access.limits import Limits
 from atmosphere_grpc.access.policy import Policy
 from atmosphere_grpc.access.redis import redis_limits
@@ -59,6 +60,28 @@ def limits_of(settings: Settings) -> Limits:
             "auth.limits_storage: the package redis is missing – pip install "
             "'atmosphere-grpc[redis]'"
         ) from None
+
+
+def counted_apart(settings: Settings) -> str:
+    """What is to be said of limits that each of several workers counts for itself, if any is."""
+    auth = settings.auth
+    policies = [policy_of(item) for item in (auth.default, *auth.callers.values())]
+    if settings.takes_keys:
+        with contextlib.suppress(KeyFileError):  # which the gate tells
+            policies += [key.policy for key in read(settings.keys_file) if key.policy]
+    minutely = any(item.requests_per_minute or item.tokens_per_minute for item in policies)
+    at_once = any(item.max_concurrency for item in policies)
+    told = []
+    if minutely and auth.limits_storage == "memory":
+        told.append("of a minute, until auth.limits_storage names a Redis")
+    if at_once:
+        told.append("max_concurrency")
+    if settings.workers == 1 or not told:
+        return ""
+    return (
+        f"workers = {settings.workers}: each worker counts its own limits ({', '.join(told)}), so "
+        f"that a caller may get up to {settings.workers} times as much"
+    )
 
 
 def certificates_of(settings: Settings) -> Certificates | None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import time
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 #: How long a server may take to reload, in seconds.
 RELOAD_S = 30.0
@@ -50,6 +54,22 @@ class Note:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._reloads = 0
         self._write({})
+
+    @classmethod
+    def of(cls, state_dir: Path, address: str, stack: ExitStack | AsyncExitStack) -> Note | None:
+        """The note of a server at an address, taken away with a stack; None where it cannot be."""
+        try:
+            note = cls(state_dir, int(address.rpartition(":")[2]))
+        except OSError as error:
+            log.warning(
+                "state_dir = %s cannot be written (%s), so that config reload does not find this "
+                "server: send it SIGHUP instead",
+                state_dir,
+                error.strerror,
+            )
+            return None
+        stack.callback(note.close)
+        return note
 
     def reloaded(self, result: Reloaded) -> None:
         """Notes what came of a reload."""

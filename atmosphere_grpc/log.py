@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from atmosphere_grpc.errors import Failure
+if TYPE_CHECKING:  # what only watches other processes needs no gRPC, which this brings
+    from atmosphere_grpc.errors import Failure
 
 #: The request that the current task works for; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -49,10 +52,15 @@ class RequestId(logging.Filter):
 
 
 class TextLines(logging.Formatter):
-    """Lines for people, of records that a `RequestId` has marked."""
+    """Lines for people, of records that a `RequestId` has marked.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s%(request)s")
+    Args:
+        worker: Whose lines they are, where several processes write to one place; else 0.
+    """
+
+    def __init__(self, worker: int = 0) -> None:
+        own = f" worker={worker}" if worker else ""
+        super().__init__(f"%(asctime)s %(levelname)s %(name)s: %(message)s%(request)s{own}")
 
 
 class JsonLines(logging.Formatter):
@@ -60,7 +68,14 @@ class JsonLines(logging.Formatter):
 
     Each has `time` (UTC, RFC 3339), `level`, `logger` and `message`; `request_id` where it belongs
     to a request; `exception` with a traceback; and the fields of a message that is `Facts`.
+
+    Args:
+        worker: Whose lines they are, where several processes write to one place; else 0.
     """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -72,6 +87,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": facts.what if facts else record.getMessage(),
         }
+        if self._worker:
+            line["worker"] = self._worker
         if current := request_id.get():
             line["request_id"] = current
         if facts:
@@ -82,6 +99,24 @@ class JsonLines(logging.Formatter):
             return msgspec.json.encode(line).decode()
         except UnicodeEncodeError:  # such as the name of a file that is not UTF-8
             return json.dumps(line)
+
+
+def to_stderr(level: str, form: str, worker: int = 0) -> None:
+    """Has everything logged to stderr.
+
+    Args:
+        level: The least severe level.
+        form: `json`, `text`, or `auto`: text on a terminal.
+        worker: Which of several processes this is; 0 for the only one, or their parent.
+    """
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestId())
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextLines(worker) if text else JsonLines(worker))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Theirs say nothing that ours do not.
+    for name in ("httpx", "gguf"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def failed(logger: logging.Logger, failure: Failure) -> None:

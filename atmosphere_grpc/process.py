@@ -6,10 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
 from atmosphere_grpc.composition import Composition
 from atmosphere_grpc.config import ConfigError, Settings
@@ -19,28 +16,17 @@ from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.listening import Addresses
 from atmosphere_grpc.server import Server
+from atmosphere_grpc.signals import Signals
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a server is: for calls by gRPC and HTTP, and where its metrics are read.
-
-    None stands for nowhere.
-    """
-
-    grpc: str
-    http: str | None
-    metrics: str | None
 
 
 async def serve(
     load: Callable[[], Settings],
     *,
-    ready: Callable[[Server, Addresses], None],
+    ready: Callable[[Addresses, str, dict[str, str]], None],
     progress: Callable[[str], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
@@ -50,7 +36,8 @@ async def serve(
 
     Args:
         load: Loads the settings, how and what it serves.
-        ready: Called with the server and its addresses once it serves.
+        ready: Called with the server's addresses, the node's id and how each integration is
+            doing, once it serves.
         progress: Told, in a few words, what takes time before that; "" when nothing does.
 
     Returns:
@@ -62,14 +49,14 @@ async def serve(
         ConfigError: The settings are wrong, or a secret is not where they say.
     """
     settings = load()
-    signals = _Signals()
+    signals = Signals()
     composition = Composition()
     async with contextlib.AsyncExitStack() as stack:
         started = await signals.unless_first(_start(settings, composition, stack, progress))
         if started is None:
             return 0
         server, addresses, extra = started
-        note = _note(settings.state_dir, addresses.grpc, stack)
+        note = Note.of(settings.state_dir, addresses.grpc, stack)
 
         def reload() -> None:
             result = _reload(server, load, composition, extra)
@@ -78,26 +65,11 @@ async def serve(
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         progress("")
-        ready(server, addresses)
+        states = {item.spec.id: item.status.state.value for item in server.registry}
+        ready(addresses, server.node_id, states)
         await signals.first.wait()
         drained = await signals.unless_second(server.drain())
     return 0 if drained else 1
-
-
-def _note(state_dir: Path, address: str, stack: contextlib.AsyncExitStack) -> Note | None:
-    """The note by which `config reload` finds this server; None where it cannot be written."""
-    try:
-        note = Note(state_dir, int(address.rpartition(":")[2]))
-    except OSError as error:
-        log.warning(
-            "state_dir = %s cannot be written (%s), so that config reload does not find this "
-            "server: send it SIGHUP instead",
-            state_dir,
-            error.strerror,
-        )
-        return None
-    stack.callback(note.close)
-    return note
 
 
 def _reload(
@@ -157,41 +129,3 @@ async def _start(
     progress("looking at the integrations")
     await server.start()
     return server, addresses, extra
-
-
-class _Signals:
-    """SIGTERM and SIGINT, the first and the second."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self._second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._note)
-
-    def _note(self) -> None:
-        (self._second if self.first.is_set() else self.first).set()
-
-    async def unless_first(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What the work gives; None when a first signal cut it short."""
-        return await _unless(self.first, work)
-
-    async def unless_second(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Whether the work was done before a second signal cut it short."""
-        await _unless(self._second, work)
-        return not self._second.is_set()
-
-
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What the work gives; cancels it, and gives None, when the event comes first."""
-    task = asyncio.create_task(work)
-    waiter = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return None
-    finally:
-        for unfinished in (task, waiter):
-            unfinished.cancel()
-        await asyncio.gather(task, waiter, return_exceptions=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -22,7 +21,7 @@ from atmosphere_grpc.calls.envelope import Envelope
 from atmosphere_grpc.calls.in_flight import InFlight
 from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
-from atmosphere_grpc.config import ConfigError, Settings, exposure
+from atmosphere_grpc.config import ConfigError, Settings, exposure, held
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
@@ -30,9 +29,18 @@ from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
 from atmosphere_grpc.interceptors.envelope import Enveloping
+from atmosphere_grpc.listening import (
+    EXPOSURE_REMEDY,
+    check_exposure,
+    check_free,
+    http_taken,
+    metrics_taken,
+    taken,
+)
 from atmosphere_grpc.node import node_id
 from atmosphere_grpc.servicer import Servicer
 from atmosphere_grpc.telemetry.observing import Observing
+from atmosphere_grpc.telemetry.state import Gauge
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import add_ExecutionServicer_to_server
 
@@ -40,15 +48,20 @@ if TYPE_CHECKING:
     from atmosphere_grpc.http.server import HttpServer
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SERVICE: str = execution_pb2.DESCRIPTOR.services_by_name["Execution"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+#: What health says of this name tells whether the process serves at all, whatever backends do.
+LIVE = "live"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Between the news that this server is leaving and the first refusal, so that clients and load
 #: balancers that watch its health have heard it.
 LEAVE_PAUSE_S = 0.1
+#: After so many seconds without a call to refuse the server ends.
+QUIET_S = 0.25
+#: How long it goes on refusing at most: load balancers ask for its health every second or so.
+HEARD_S = 3.0
 #: How long the start waits for the routes to be read, in seconds: a model may have to be loaded.
 READ_ROUTES_S = 30.0
 #: How long those who watch the health may take to hear that news, in seconds.
@@ -57,8 +70,6 @@ TELL_HEALTH_S = 1.0
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # gRPC's default would let a second server take the same port, silently.
-    ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Clients may ping every 10 s, also without a call: otherwise well-meant keepalive is
@@ -69,23 +80,21 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
-#: Settings that a server has for its life.
-FIXED_SETTINGS = (
-    *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
-    *("http", "metrics", "telemetry", "log_format"),
-)
-#: Settings of `auth` whose change would forget what was counted.
-COUNTING = ("limits_storage", "limits_password")
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a server is told that is one of several processes on an address.
 
+    Attributes:
+        address: The address, with its port.
+        http: That of HTTP; None where it is off.
+        node_id: The node's id, the same for all.
+        worker: Which of them it is, from 1.
+    """
 
-#: What is to be done about a server that would be open to other machines.
-EXPOSURE_REMEDY = (
-    "set them, listen on 127.0.0.1, or allow it with --insecure or ATMOSPHERE_INSECURE=true"
-)
-
-
-class StartError(Exception):
-    """The server cannot start; the text names what is wrong and the remedy."""
+    address: str
+    http: str | None
+    node_id: str
+    worker: int
 
 
 class Server:
@@ -94,20 +103,24 @@ class Server:
     Args:
         settings: How it serves.
         registry: What it serves; probed and closed by the server.
+        share: For one of several processes on an address.
 
     Raises:
         ConfigError: A secret or a certificate is not where the settings say, or what they ask for
             is not installed.
     """
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, share: Share | None = None) -> None:
         self._settings = settings
         self._registry = registry
+        self._share = share
         self._in_flight = InFlight()
         deadlines = _deadlines(settings)
-        self.node_id = node_id(settings.node_id, settings.state_dir)
+        self.node_id = share.node_id if share else node_id(settings.node_id, settings.state_dir)
+        # Metrics of two processes must not be taken for those of one.
+        instance = f"{self.node_id}-{share.worker}" if share else self.node_id
         self._observing = Observing(
-            settings, SERVICE, registry, self._in_flight.by_method, self.node_id
+            settings, SERVICE, registry, self._in_flight.by_method, instance
         )
         self._envelope = Envelope(self._in_flight, deadlines, self._observing.sinks)
         self._certificates = certificates_of(settings)
@@ -115,9 +128,11 @@ class Server:
         self._entrance = Entrance(gate_of(settings), self._limits)
         self._auth = Auth(SERVICE, self._entrance, reflection_open=_reflection_open(settings))
         interceptors = [Enveloping(SERVICE, self._envelope), self._auth]
-        self._grpc = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
+        options = [*OPTIONS, ("grpc.so_reuseport", int(share is not None))]
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=options)
         self._health = health.aio.HealthServicer()
         self._probed = asyncio.Event()
+        self._looked = False
         planner = planner_of(settings, registry)
         self._execution = Execution(
             registry, _attempts(settings), settings.progress_interval, planner
@@ -149,23 +164,16 @@ class Server:
         Raises:
             StartError: It cannot be had.
         """
+        if self._share is not None:  # whoever shares it has checked it
+            return f"{self._share.address.rpartition(':')[0]}:{self._add_port(self._share.address)}"
         listen = self._settings.listen
-        if exposed := exposure(self._settings):
-            if not self._settings.insecure:
-                raise StartError(f"{exposed} – {EXPOSURE_REMEDY}")
-            log.warning(
-                "INSECURE: %s, as insecure (--insecure, ATMOSPHERE_INSECURE) has it", exposed
-            )
+        check_exposure(self._settings)
         host, _, port = listen.rpartition(":")
         try:
-            _check_free(host.strip("[]"), int(port))
+            check_free(host.strip("[]"), int(port))
             bound = self._add_port(listen)
         except (OSError, RuntimeError) as error:
-            why = getattr(error, "strerror", None) or "is another process using the port?"
-            raise StartError(
-                f"listen: cannot listen on {listen} ({why}) – stop what uses the port, or choose "
-                "another address with --listen or ATMOSPHERE_LISTEN"
-            ) from None
+            raise taken(listen, error) from None
         return f"{host}:{bound}"
 
     def bind_http(self) -> str | None:
@@ -185,16 +193,19 @@ class Server:
         from atmosphere_grpc.http.surface import Surface
 
         surface = Surface(self._envelope, self._entrance, self._servicer, self._is_of_use)
-        listen = settings.http.listen
-        self._http = HttpServer(surface, listen, settings.http.origins, certificates_of(settings))
+        shared = self._share.http if self._share else None
+        listen = shared or settings.http.listen
+        self._http = HttpServer(
+            surface,
+            listen,
+            settings.http.origins,
+            certificates_of(settings),
+            shares_port=shared is not None,
+        )
         try:
             return self._http.bind()
         except OSError as error:
-            raise StartError(
-                f"http.listen: cannot listen on {listen} ({error.strerror or error}) – stop what "
-                "uses the port, choose another address with --http or ATMOSPHERE_HTTP__LISTEN, or "
-                "set http.enabled to false"
-            ) from None
+            raise http_taken(listen, error) from None
 
     def bind_metrics(self) -> str | None:
         """Takes the metrics' address; gives the one that it got, or None when they are off.
@@ -210,18 +221,27 @@ class Server:
         try:
             return self._observing.bind(listen)
         except OSError as error:
-            raise StartError(
-                f"metrics.listen: cannot listen on {listen} ({error.strerror or error}) – stop "
-                "what uses the port, choose another address with metrics.listen or "
-                "ATMOSPHERE_METRICS__LISTEN, or set metrics.enabled to false"
-            ) from None
+            raise metrics_taken(listen, error) from None
 
     async def start(self) -> None:
         """Serves, and begins to probe; returns once every integration has been looked at."""
-        for service in ("", SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if not self._looked:
+            for service in ("", SERVICE):
+                await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
         await self._observing.start()
+        await self.look()
+        self._health_task = asyncio.create_task(self._keep_health(), name="health")
+
+    async def look(self) -> None:
+        """Begins to probe; returns once every integration has been looked at.
+
+        Before the start it has the first call find the server ready.
+        """
+        if self._looked:
+            return
+        self._looked = True
         self._registry.on_change = self._probed.set
         self._registry.start(self._settings.probe_interval)
         while not self._registry.looked_at:
@@ -231,7 +251,10 @@ class Server:
         self._reading = await self._read_routes(self._execution.planner)
         if self._http is not None:
             await self._http.start()
-        self._health_task = asyncio.create_task(self._keep_health(), name="health")
+
+    def gauges(self) -> list[Gauge]:
+        """How things are now, as the metrics tell it."""
+        return self._observing.gauges()
 
     def apply(self, settings: Settings, entries: Sequence[Entry]) -> tuple[str, ...]:
         """Serves new calls by other settings; gives what of them needs a restart, in words.
@@ -241,7 +264,7 @@ class Server:
         Raises:
             ConfigError: They cannot be served by, and nothing was changed.
         """
-        settings, changed = self._held(settings)
+        settings, notes = held(self._settings, settings)
         rerouted = planner_of(settings, self._registry)
         self._entrance.gate = self._gate(settings)
         self._auth.reflection_open = _reflection_open(settings)
@@ -255,7 +278,7 @@ class Server:
         self._execution.progress_s = settings.progress_interval
         logging.getLogger().setLevel(settings.log_level.upper())
         self._settings = settings
-        return tuple(f"{name} has changed, and holds after a restart only" for name in changed)
+        return notes
 
     def check(self, settings: Settings) -> None:
         """That other settings can be served by.
@@ -263,19 +286,7 @@ class Server:
         Raises:
             ConfigError: They cannot.
         """
-        self._gate(self._held(settings)[0])
-
-    def _held(self, settings: Settings) -> tuple[Settings, list[str]]:
-        """Other settings with those that need a restart as they were, and the names of these."""
-        now = self._settings
-        held = {name: getattr(now, name) for name in FIXED_SETTINGS}
-        counting = {name: getattr(now.auth, name) for name in COUNTING}
-        changed = [name for name in held if getattr(settings, name) != held[name]]
-        changed += [
-            f"auth.{name}" for name in counting if getattr(settings.auth, name) != counting[name]
-        ]
-        auth = settings.auth.model_copy(update=counting)
-        return settings.model_copy(update={**held, "auth": auth}), changed
+        self._gate(held(self._settings, settings)[0])
 
     def _gate(self, settings: Settings) -> Gate:
         if (exposed := exposure(settings)) and not settings.insecure:
@@ -293,6 +304,10 @@ class Server:
         log.info("stopping: %d calls in flight", self._in_flight.count)
         if not await self._in_flight.drained(self._settings.drain_grace):
             log.warning("stopping with %d calls in flight", self._in_flight.count)
+            return
+        # The end cancels calls that are just arriving, which tells nobody to retry, as a refusal
+        # does: so callers are given the time to have heard.
+        await self._in_flight.quiet(QUIET_S, HEARD_S)
 
     async def stop(self) -> None:
         """Stops at once: calls in flight are cancelled, and open health watches end."""
@@ -384,30 +399,6 @@ def _deadlines(settings: Settings) -> Deadlines:
 def _attempts(settings: Settings) -> AttemptSettings:
     given = settings.attempts
     return AttemptSettings(given.maximum, given.backoff, given.max_backoff, given.max_retry_after)
-
-
-def _check_free(host: str, port: int) -> None:
-    """That no address of a host is taken: gRPC is content when it gets some of them.
-
-    Raises:
-        OSError: One is taken, or none can be had.
-    """
-    had, last = False, OSError()
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, _, _, address in found:
-        try:
-            with contextlib.closing(socket.socket(family, kind)) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                trial.bind(address)
-            had = True
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            last = error  # such as IPv6 on a machine without it
-    if not had:
-        raise last
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

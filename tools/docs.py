@@ -24,7 +24,7 @@ from atmosphere_grpc.backends.parameters import MATRIX, Dialect, Honoured, Refus
 from atmosphere_grpc.codec import json_schema, kwargs
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE, http_status
-from atmosphere_grpc.telemetry.catalogue import METRICS
+from atmosphere_grpc.telemetry.catalogue import METRICS, RESTARTS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -115,7 +115,7 @@ def metrics() -> str:
                 ", ".join(f"`{label}`" for label in metric.labels),
                 metric.help,
             )
-            for metric in METRICS
+            for metric in (*METRICS, RESTARTS)
         ),
     )
 

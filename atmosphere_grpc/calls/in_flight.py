@@ -18,6 +18,7 @@ class InFlight:
         self.count = 0
         self.by_method: Counter[str] = Counter()
         self._closed = False
+        self._refused_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -28,6 +29,7 @@ class InFlight:
             Failure: DRAINING.
         """
         if self._closed:
+            self._refused_at = asyncio.get_running_loop().time()
             raise Failure(Reason.DRAINING, "this server is stopping – retry, another will answer")
         self.count += 1
         self.by_method[method] += 1
@@ -46,6 +48,16 @@ class InFlight:
         except TimeoutError:
             return False
         return True
+
+    async def quiet(self, quiet_s: float, limit_s: float) -> None:
+        """Waits until no call was refused for `quiet_s`, or none ever; at most `limit_s`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit_s
+        while self._refused_at is not None:
+            left_s = min(self._refused_at + quiet_s, end) - loop.time()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
 
     def _leave(self, method: str, _: Any) -> None:
         self.count -= 1

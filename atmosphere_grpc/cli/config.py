@@ -27,7 +27,7 @@ def check(config_file: ConfigFile = None) -> None:
 
     Exit status 0 when a server could start with them, else 2. No backend is asked.
     """
-    from atmosphere_grpc import config
+    from atmosphere_grpc import admission, config
 
     with _told():
         settings = config.load(config_file)
@@ -49,6 +49,8 @@ def check(config_file: ConfigFile = None) -> None:
     typer.echo(f"ok: {config_file or 'the defaults and the environment'}")
     if exposed := config.exposure(settings):
         typer.echo(f"warning: INSECURE: {exposed}", err=True)
+    if limits := admission.counted_apart(settings):
+        typer.echo(f"warning: {limits}", err=True)
     for integration in settings.effective_integrations:
         if not integration.tls.verify:
             typer.echo(

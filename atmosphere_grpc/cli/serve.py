@@ -46,6 +46,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that share the port, or auto for one a core (Linux). Default: 1.",
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(help="debug, info, warning or error. Default: info.")
     ] = None,
@@ -64,6 +71,7 @@ def serve(
         "listen": listen,
         "http": _said({"listen": http}),
         "insecure": insecure,
+        "workers": workers,
         "log_level": log_level,
         "embedded": _said(section),
     }

@@ -6,8 +6,8 @@ that a server imports.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,10 @@ from rich.console import Console
 from rich.status import Status
 
 from atmosphere_grpc import config
-from atmosphere_grpc.domain import IntegrationState
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.gguf_file import EmbeddedError
-from atmosphere_grpc.log import JsonLines, RequestId, TextLines
-from atmosphere_grpc.process import Addresses
-from atmosphere_grpc.process import serve as serve_until_stopped
-from atmosphere_grpc.server import Server, StartError
+from atmosphere_grpc.listening import Addresses, StartError
+from atmosphere_grpc.log import to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +41,10 @@ def run(config_file: Path | None, said: Mapping[str, Any]) -> int:
 
     try:
         settings = load()
-        _log_to_stderr(settings.log_level, settings.log_format)
+        to_stderr(settings.log_level, settings.log_format)
         for name in config.unknown_variables():
             log.warning("the environment variable %s names no setting and is ignored", name)
-        return _run(load, progress)
+        return (_run if settings.workers == 1 else _run_workers)(load, progress)
     except (config.ConfigError, EmbeddedError, StartError) as error:
         progress("")
         tell(error)
@@ -83,24 +80,30 @@ class _Progress:
 
 
 def _run(load: Callable[[], config.Settings], progress: _Progress) -> int:
-    work = serve_until_stopped(load, ready=_ready, progress=progress)
+    from atmosphere_grpc.process import serve
+
+    work = serve(load, ready=_ready, progress=progress)
     try:
         import uvloop
     except ImportError:  # it has no wheel for Windows
-        import asyncio
-
         return asyncio.run(work)
     return uvloop.run(work)
 
 
-def _ready(server: Server, addresses: Addresses) -> None:
-    states = {item.spec.id: item.status for item in server.registry}
-    shown = ",".join(f"{name}:{status.state.value}" for name, status in states.items())
+def _run_workers(load: Callable[[], config.Settings], progress: _Progress) -> int:
+    # Without what a server imports: the parent of workers serves nobody.
+    from atmosphere_grpc.workers.parent import serve
+
+    return asyncio.run(serve(load, ready=_ready, progress=progress))
+
+
+def _ready(addresses: Addresses, node_id: str, integrations: Mapping[str, str]) -> None:
+    shown = ",".join(f"{name}:{state}" for name, state in integrations.items())
     http = f" http={addresses.http}" if addresses.http else ""
     metrics = f" metrics={addresses.metrics}" if addresses.metrics else ""
-    rest = f"node={server.node_id} integrations={shown or 'none'}"
+    rest = f"node={node_id} integrations={shown or 'none'}"
     print(f"ready grpc={addresses.grpc}{http}{metrics} {rest}", flush=True)  # noqa: T201
-    if any(status.state is IntegrationState.UP for status in states.values()):
+    if "up" in integrations.values():
         return
     remedy = (
         "start a backend, or serve with --embedded to try it with two small models"
@@ -108,14 +111,3 @@ def _ready(server: Server, addresses: Addresses) -> None:
         else "start a backend, or pip install 'atmosphere-grpc[embedded]' and serve with --embedded"
     )
     log.warning("no integration is usable, so health says NOT_SERVING: %s", remedy)
-
-
-def _log_to_stderr(level: str, form: str) -> None:
-    handler = logging.StreamHandler()
-    handler.addFilter(RequestId())
-    text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler.setFormatter(TextLines() if text else JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Theirs say nothing that ours do not.
-    for name in ("httpx", "gguf"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,8 +118,6 @@ def _integrations(seen: Interval) -> Table:
         *("first p50", "p95", "tokens"),  # of the time to the first token
     )
     for name in seen.now.known("atmosphere_integration_state", "integration"):
-        states = seen.now.values("atmosphere_integration_state", integration=name)
-        state = next((own["state"] for own, value in states if value), "unknown")
         attempts = seen.counted("atmosphere_attempts_total", integration=name)
         fine = seen.counted("atmosphere_attempts_total", integration=name, reason="OK")
         first = "atmosphere_time_to_first_token_seconds"
@@ -127,7 +126,7 @@ def _integrations(seen: Interval) -> Table:
         broken = seen.now.total("atmosphere_breaker_state", integration=name, state="open")
         table.add_row(
             name,
-            state,
+            _state(seen, name),
             f"{broken:.0f}",
             f"{seen.now.total('atmosphere_integration_running', integration=name):.0f}",
             f"{seen.now.total('atmosphere_queue_length', integration=name):.0f}",
@@ -138,6 +137,16 @@ def _integrations(seen: Interval) -> Table:
             f"{tokens:.0f}" if per_s is None else f"{per_s:.0f}/s",
         )
     return table
+
+
+def _state(seen: Interval, integration: str) -> str:
+    """The state of an integration; where workers differ, the commonest and how many see it."""
+    states = seen.now.values("atmosphere_integration_state", integration=integration)
+    counted = Counter(own["state"] for own, value in states if value)
+    if not counted:
+        return "unknown"
+    ((state, count),) = counted.most_common(1)
+    return state if count == counted.total() else f"{state} {count}/{counted.total()}"
 
 
 def _table(*columns: str) -> Table:

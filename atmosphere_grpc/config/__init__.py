@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from atmosphere_grpc.config.auth import Auth, Jwt, Policy
 from atmosphere_grpc.config.exposure import exposure
+from atmosphere_grpc.config.fixed import held
 from atmosphere_grpc.config.integration import Integration
-from atmosphere_grpc.config.load import load, shown, unknown_variables
+from atmosphere_grpc.config.load import document, load, shown, unknown_variables
 from atmosphere_grpc.config.observability import Telemetry
 from atmosphere_grpc.config.section import ConfigError, Secret
 from atmosphere_grpc.config.settings import Deadlines, Settings, default_state_dir
@@ -28,7 +29,9 @@ __all__ = [
     "Settings",
     "Telemetry",
     "default_state_dir",
+    "document",
     "exposure",
+    "held",
     "load",
     "shown",
     "unknown_variables",

@@ -48,18 +48,23 @@ def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Set
         ) from None
 
 
+def document(settings: Settings) -> dict[str, Any]:
+    """All settings in force, shaped as the file is, for another process to load as `said`."""
+    return settings.model_dump(mode="json", exclude_none=True)
+
+
 def shown(settings: Settings) -> dict[str, Any]:
     """All settings in force, shaped as the file is, without unset ones and what may be secret."""
-    document = settings.model_dump(mode="json")
-    document["integrations"] = [
+    whole = settings.model_dump(mode="json")
+    whole["integrations"] = [
         item.model_dump(mode="json") for item in settings.effective_integrations
     ]
-    for integration in document["integrations"]:
+    for integration in whole["integrations"]:
         headers = integration["headers"]
         integration["headers"] = {
             name: REDACTED if isinstance(value, str) else value for name, value in headers.items()
         }
-    stated: dict[str, Any] = _stated(document)
+    stated: dict[str, Any] = _stated(whole)
     return stated
 
 

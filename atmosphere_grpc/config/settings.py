@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from atmosphere_grpc.config.auth import Auth
+from atmosphere_grpc.config.cores import cores
 from atmosphere_grpc.config.http import Http
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.observability import Address, Metrics, Telemetry
@@ -24,6 +25,13 @@ from atmosphere_grpc.config.section import Duration, Section
 from atmosphere_grpc.config.tls import ServerTls
 
 ENV_PREFIX = "ATMOSPHERE_"
+
+
+def _counted(value: Any) -> Any:
+    return cores() if value == "auto" else value
+
+
+Workers = Annotated[int, BeforeValidator(_counted)]
 
 
 def default_state_dir() -> Path:
@@ -129,6 +137,16 @@ class Settings(BaseSettings):
     metrics: Metrics = Field(Metrics(), description="Metrics for Prometheus.")
     telemetry: Telemetry = Field(
         Telemetry(), description="What is sent to an OpenTelemetry collector."
+    )
+    workers: Workers = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that serve on the one port (Linux); `auto`: one a core that the "
+        "process may use. As `serve --workers`.",
+    )
+    worker_timeout: Duration = Field(
+        10.0, description="How long a worker may not answer before another takes its place."
     )
     reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the API.")
     drain_grace: Duration = Field(

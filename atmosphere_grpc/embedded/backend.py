@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from atmosphere_grpc.backends.language import LanguageOnly
 from atmosphere_grpc.backends.openai import OpenAIBackend
@@ -19,7 +20,7 @@ from atmosphere_grpc.domain import (
     Model,
     Sampling,
 )
-from atmosphere_grpc.embedded.supervisor import LlamaServer
+from atmosphere_grpc.embedded.models import ModelFile
 from atmosphere_grpc.errors import Failure, Reason
 
 #: The id of the integration.
@@ -27,6 +28,26 @@ INTEGRATION_ID = "embedded"
 #: What holds for a request that does not say. So small a model often does not find its end, and
 #: would go on until its context is full; the temperature is its makers' own advice.
 DEFAULTS = Sampling(max_tokens=512, temperature=0.2)
+
+
+class Child(Protocol):
+    """A child that serves a model, run by this process or another."""
+
+    @property
+    def model(self) -> ModelFile:
+        """What it serves."""
+
+    @property
+    def api_key(self) -> str:
+        """The bearer token that it asks for."""
+
+    @property
+    def address(self) -> str | None:
+        """Where it is; None while it is down."""
+
+    @property
+    def last_error(self) -> str:
+        """Why it is down, in plain words."""
 
 
 class EmbeddedBackend(LanguageOnly):
@@ -37,7 +58,7 @@ class EmbeddedBackend(LanguageOnly):
             by whoever made them.
     """
 
-    def __init__(self, children: Sequence[LlamaServer]) -> None:
+    def __init__(self, children: Sequence[Child]) -> None:
         self._children = {child.model.id: child for child in children}
         self._clients: dict[str, tuple[str, OpenAIBackend]] = {}  # by model: address and client
         self._known: dict[str, tuple[str, Model]] = {}  # by model: address and what it said
@@ -93,7 +114,7 @@ class EmbeddedBackend(LanguageOnly):
             await client.aclose()
         self._clients.clear()
 
-    async def _model(self, child: LlamaServer) -> Model:
+    async def _model(self, child: Child) -> Model:
         """What a child said once it had loaded: asking again would only measure its queue."""
         client = await self._client(child.model.id)
         address, known = self._known.get(child.model.id, ("", None))

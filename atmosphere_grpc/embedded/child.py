@@ -43,7 +43,7 @@ class Orders(TypedDict):
 
 def main() -> NoReturn:
     """Serves until killed; exits 1 when the model cannot be loaded."""
-    _die_with_parent()
+    die_with_parent()
     # Ctrl-C reaches the whole terminal group, and a service manager's SIGTERM the whole control
     # group: when to stop is the parent's decision, which may have calls to finish first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -72,7 +72,8 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent ends, where it can (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

@@ -36,6 +36,7 @@ class HttpServer:
         listen: The address, `host:port`.
         origins: The pages of other addresses that may call.
         certificates: What it shows; None: it speaks plaintext.
+        shares_port: Whether other processes of this server listen there as well.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class HttpServer:
         listen: str,
         origins: Collection[str] = (),
         certificates: Certificates | None = None,
+        *,
+        shares_port: bool = False,
     ) -> None:
+        self._shares_port = shares_port
         self._surface = surface
         self._host, _, port = listen.rpartition(":")
         self._port = int(port)
@@ -73,7 +77,7 @@ class HttpServer:
         Raises:
             OSError: It cannot be had.
         """
-        self._sockets = listening(self._host.strip("[]"), self._port)
+        self._sockets = listening(self._host.strip("[]"), self._port, shared=self._shares_port)
         return f"{self._host}:{self._sockets[0].getsockname()[1]}"
 
     async def start(self) -> None:

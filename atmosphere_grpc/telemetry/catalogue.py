@@ -145,6 +145,14 @@ BREAKER_STATE = Metric(
     "1 for the state of an endpoint's breaker (`closed`, `open`, `half_open`), else 0.",
 )
 
+RESTARTS = Metric(
+    "atmosphere_worker_restarts",
+    Kind.COUNTER,
+    ("worker",),
+    "With several workers: how often another took the place of one that died or did not answer.",
+)
+
+#: What every server has.
 METRICS = (
     CALLS,
     CALL_DURATION,

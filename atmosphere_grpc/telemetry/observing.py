@@ -16,7 +16,7 @@ from atmosphere_grpc.telemetry.access import AccessLog
 from atmosphere_grpc.telemetry.endpoint import MetricsEndpoint
 from atmosphere_grpc.telemetry.labels import Labels
 from atmosphere_grpc.telemetry.prometheus import Prometheus
-from atmosphere_grpc.telemetry.state import State
+from atmosphere_grpc.telemetry.state import Gauge, State
 
 if TYPE_CHECKING:
     from atmosphere_grpc.telemetry.otlp import Otlp
@@ -70,6 +70,10 @@ class Observing:
             OSError: It cannot be had.
         """
         return self._endpoint.bind(listen)
+
+    def gauges(self) -> list[Gauge]:
+        """How things are now."""
+        return self._state.gauges()
 
     async def start(self) -> None:
         """Lets the metrics be read, where an address was taken."""

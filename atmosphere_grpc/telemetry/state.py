@@ -14,6 +14,9 @@ from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.telemetry import catalogue
 from atmosphere_grpc.telemetry.catalogue import METRICS, Kind, Metric
 
+#: A gauge's name, the values of its labels, and its own value.
+Gauge = tuple[str, tuple[str, ...], float]
+
 
 class State(Collector):
     """What was read last.
@@ -48,6 +51,15 @@ class State(Collector):
         for item in self._registry:
             self._add_status(item.status)
             self._add_load(item)
+
+    def gauges(self) -> list[Gauge]:
+        """How things are now."""
+        self.read()
+        return [
+            (sample.name, tuple(sample.labels.values()), float(sample.value))
+            for family in self._families.values()
+            for sample in family.samples
+        ]
 
     def _add_status(self, status: IntegrationStatus) -> None:
         for state in IntegrationState:

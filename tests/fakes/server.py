@@ -82,6 +82,11 @@ class FakeServer:
         """Gives each request for a path (or `ANY`) that no queued answer is left for this one."""
         self._always[path] = reply
 
+    def forget(self) -> None:
+        """Forgets all scripts: the dialect answers again."""
+        self._scripts.clear()
+        self._always.clear()
+
     async def arrived(self, count: int = 1) -> Request:
         """Waits until `count` requests have come in all; the last of these."""
         await self._until(lambda: len(self.requests) >= count, f"request {count}")

@@ -24,8 +24,9 @@ from atmosphere_grpc.http import call as http_call
 from atmosphere_grpc.http import protocol
 from atmosphere_grpc.integrations.integration import Fallback, Integration, IntegrationSpec
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.listening import StartError
 from atmosphere_grpc.log import JsonLines
-from atmosphere_grpc.server import Server, StartError
+from atmosphere_grpc.server import Server
 from tests.fakes import (
     MODEL,
     USAGE,

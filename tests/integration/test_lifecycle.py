@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from atmosphere_grpc.config import Settings
 from atmosphere_grpc.embedded.supervisor import Backoff
 from atmosphere_grpc.integrations.registry import Registry
-from atmosphere_grpc.server import LEAVE_PAUSE_S, Server, StartError
+from atmosphere_grpc.listening import StartError
+from atmosphere_grpc.server import LEAVE_PAUSE_S, LIVE, Server
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import FakeServer, Reply, Stall, Until, answer_events, event, text
 from tests.fakes.sockets import refusing
@@ -162,6 +163,16 @@ async def test_health_follows_a_backend(tmp_path: Path) -> None:
         registry.wake("fake")
         assert await following() == NOT_SERVING
         assert (await the_integration(served)).state == DOWN
+
+
+async def test_a_process_is_live_whatever_its_backends_do(tmp_path: Path) -> None:
+    integration = openai("http://127.0.0.1:1/v1")
+    async with serving(tmp_path, integration) as served:
+        live = health_pb2.HealthCheckRequest(service=LIVE)
+        assert await checked(served) == NOT_SERVING
+        assert (await health(served).Check(live)).status == SERVING
+        await served.server.drain()
+        assert (await health(served).Check(live)).status == NOT_SERVING
 
 
 async def test_a_call_finds_a_backend_that_came_up_since_the_last_probe(tmp_path: Path) -> None:

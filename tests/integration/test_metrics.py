@@ -25,8 +25,9 @@ from atmosphere_grpc.integrations.integration import (
     Limits,
 )
 from atmosphere_grpc.integrations.registry import Registry
+from atmosphere_grpc.listening import StartError
 from atmosphere_grpc.record import CallRecord
-from atmosphere_grpc.server import Server, StartError
+from atmosphere_grpc.server import Server
 from atmosphere_grpc.telemetry.catalogue import METRICS, Kind
 from atmosphere_grpc.telemetry.labels import Labels
 from atmosphere_grpc.telemetry.prometheus import Prometheus

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from atmosphere_client import AsyncAtmosphereClient
-from atmosphere_grpc.server import StartError
+from atmosphere_grpc.listening import StartError
 from atmosphere_grpc.v1 import execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionStub
 from tests.fakes import FakeServer

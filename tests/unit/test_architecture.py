@@ -21,6 +21,8 @@ BELOW = {
     "admission": {"access", "certificates", "config"},
     "domain": {"errors"},
     "log": {"errors"},
+    "listening": {"config"},
+    "signals": set[str](),
     "record": {"domain", "errors"},
     "config": set[str](),
     "node": set[str](),
@@ -45,12 +47,20 @@ BELOW = {
     "server": {
         *("domain", "servicer", "interceptors", "execution", "integrations", "composition"),
         *("telemetry", "config", "node", "v1", "access", "admission", "certificates"),
-        *("calls", "http"),
+        *("calls", "http", "listening"),
     },
-    "process": {"server", "composition", "control", "config", "embedded", "integrations"},
+    "process": {
+        *("server", "composition", "control", "config", "embedded", "integrations"),
+        *("listening", "signals"),
+    },
+    "workers": {"config", "control", "embedded", "listening", "node", "signals", "telemetry"},
+    "worker": {
+        *("admission", "composition", "config", "embedded", "integrations", "listening", "log"),
+        *("server", "signals", "telemetry", "workers"),
+    },
     "cli": {
-        *("process", "server", "embedded", "config", "control", "domain", "log", "v1"),
-        *("access", "admission"),
+        *("process", "workers", "embedded", "config", "control", "domain", "log", "v1"),
+        *("access", "admission", "listening"),
     },
     "__main__": {"cli"},
     "__init__": set[str](),
