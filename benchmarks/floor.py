@@ -49,7 +49,7 @@ async def main() -> None:
     streaming = grpc.unary_stream_rpc_method_handler(
         chat, chat_pb2.ChatRequest.FromString, chat_pb2.ChatResponse.SerializeToString
     )
-    handlers = {"Execute": unary, "Chat": streaming}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"Execute": unary, "Chat": streaming}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,8 +1,8 @@
 """The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure.
 
-httpx's API over aiohttp's engine: httpx's own transport hands out one HTTP chunk
-at a time, so that tokens that arrived together could not be joined, and costs
-several times the CPU.
+aiohttp's client, since it hands out all that a read of the socket brought. httpx
+hands out one HTTP chunk at a time, so that tokens that arrived together could not
+be joined; over aiohttp's engine its own layers cost some 300 µs of CPU a call.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import contextlib
 import functools
 import math
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import certifi
 
 from atmosphere_grpc.backends import connected
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
@@ -39,6 +39,8 @@ DRAIN_S = 0.05
 KEEP_ALIVE_S = 4.0
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = {"content-type": "application/json"}
+#: What the HTTP client raises of its own.
+_ERRORS: Final = (aiohttp.ClientError, OSError)
 
 #: Whether the request that this task sends got a connection that was used before.
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
@@ -85,9 +87,10 @@ class Endpoint:
     """
 
     def __init__(self, settings: WireSettings) -> None:
-        url = httpx.URL(settings.base_url)
+        url = urlsplit(settings.base_url)
         port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-        host = f"[{url.host}]" if ":" in url.host else url.host
+        name = url.hostname or ""
+        host = f"[{name}]" if ":" in name else name
         self.address = f"{host}:{port}"
         self._settings = settings
 
@@ -120,21 +123,10 @@ class Endpoint:
         text = f"{what} ({self.address}) before the answer was whole"
         return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail, words=words)
 
-    @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turns what the HTTP client raises into Failures."""
-        try:
-            yield
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            # aiohttp's own too: the transport's table of exceptions has gaps.
-            raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> Failure:
-        # httpx-aiohttp calls a refused connection, a DNS failure and a server that hangs up
-        # ConnectTimeout; what really happened is the cause, aiohttp's own exception.
-        cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
-        detail = f"{type(cause or error).__name__}: {cause or error}"
-        match cause:
+    def failure(self, error: Exception) -> Failure:
+        """What the HTTP client raised, as a Failure."""
+        detail = f"{type(error).__name__}: {error}"
+        match error:
             case aiohttp.ConnectionTimeoutError():
                 return Failure.out_of_time(
                     Phase.CONNECT,
@@ -161,10 +153,10 @@ class Endpoint:
 class Stream:
     """An answer that is read as it comes."""
 
-    def __init__(self, endpoint: Endpoint, response: httpx.Response) -> None:
+    def __init__(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
         self._endpoint = endpoint
         self._response = response
-        self._chunks = response.aiter_raw()
+        self._content = response.content
         header: str = response.headers.get("content-type", "")
         #: The media type, in lower case, without parameters.
         self.content_type = header.partition(";")[0].strip().lower()
@@ -176,24 +168,79 @@ class Stream:
     async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
         """The events of each read of the socket; the last one may be a broken-off event."""
         parser = kind(MAX_EVENT_BYTES)
+        read = self._content.readany
         try:
-            with self._endpoint.failures():
-                async for chunk in self._chunks:
-                    if events := parser.feed(chunk):
-                        yield events
+            while chunk := await read():
+                if events := parser.feed(chunk):
+                    yield events
             if events := parser.flush():
                 yield events
         except EventTooLarge:
             raise self._endpoint.contract(
                 f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"
             ) from None
+        except _ERRORS as error:
+            raise self._endpoint.failure(error) from error
 
     async def drain(self) -> None:
         """Waits briefly for the end of a finished stream, so that its connection is kept."""
-        with contextlib.suppress(TimeoutError, Failure), self._endpoint.failures():
+        if self._content.is_eof():
+            return
+        with contextlib.suppress(TimeoutError, *_ERRORS):
             async with asyncio.timeout(DRAIN_S):
-                async for _ in self._chunks:
+                while await self._content.readany():
                     pass
+
+
+class Exchange:
+    """A request that is sent when this is entered, and whose answer is closed when it is left."""
+
+    __slots__ = ("_response", "_sending", "_wire")
+
+    def __init__(self, wire: Wire, sending: _Sending) -> None:
+        self._wire = wire
+        self._sending = sending
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> Stream:
+        endpoint = self._wire.endpoint
+        try:
+            self._response = response = await self._wire.send(self._sending)
+        except _ERRORS as error:
+            raise endpoint.failure(error) from error
+        if not 200 <= response.status < 300:
+            try:
+                text = await _read(endpoint, response, MAX_ERROR_BYTES, cut=True)
+                raise HttpStatus(response.status, text, _retry_after_s(response.headers))
+            finally:
+                await self._close(response)
+        return Stream(endpoint, response)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._response is not None:
+            await self._close(self._response)
+
+    async def _close(self, response: aiohttp.ClientResponse) -> None:
+        """Keeps the connection of an answer that was read to its end; closes that of another."""
+        response.release()
+        with contextlib.suppress(aiohttp.ClientError):
+            await response.wait_for_close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A request."""
+
+    method: str
+    path: str
+    body: bytes | None
+    headers: Mapping[str, str]
+    connect_s: float
 
 
 class Wire:
@@ -206,42 +253,21 @@ class Wire:
 
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
-        self._connect_s = settings.connect_s
-        tls = settings.tls or _public_authorities()
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_note_reuse)
-        tracing.on_connection_create_end.append(_note_connection)
-        tracing.on_connection_queued_start.append(_note_queued)
-        tracing.on_connection_queued_end.append(_note_unqueued)
-
-        def session() -> aiohttp.ClientSession:
-            return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls
-                ),
-                # What a server sets for one caller must not be sent for another.
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[tracing],
-            )
-
-        self._client = httpx.AsyncClient(
-            base_url=settings.base_url.rstrip("/") + "/",
-            # Compressed answers would have to be bounded twice, and delay tokens.
-            headers={"accept-encoding": "identity", **settings.headers},
-            transport=AiohttpTransport(verify=tls, client=session, trust_env=False),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # likewise httpx's own
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._settings = settings
+        self._base = settings.base_url.rstrip("/") + "/"
+        self._tls = settings.tls or _public_authorities()
+        self._made: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        await self._client.aclose()
+        if self._made is not None:
+            await self._made.close()
 
     async def get(self, path: str) -> bytes:
         """The body of a GET."""
-        async with self._exchange("GET", path, None, {}, math.inf) as response:
-            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+        sending = _Sending("GET", path, None, trace_headers(), math.inf)
+        async with Exchange(self, sending) as answer:
+            return await answer.body()
 
     async def post(
         self,
@@ -252,51 +278,22 @@ class Wire:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> bytes:
         """The body of the answer to a POST of JSON."""
-        async with self._exchange("POST", path, body, headers, connect_s) as response:
-            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+        async with self.stream(path, body, connect_s=connect_s, headers=headers) as answer:
+            return await answer.body()
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(
         self,
         path: str,
         body: bytes,
         *,
         connect_s: float,
         headers: Mapping[str, str] = NO_HEADERS,
-    ) -> AsyncIterator[Stream]:
+    ) -> Exchange:
         """A POST of JSON whose answer is read as it comes; entered when its headers are there."""
-        async with self._exchange("POST", path, body, headers, connect_s) as response:
-            yield Stream(self.endpoint, response)
+        headers = {**_JSON, **trace_headers(), **headers}
+        return Exchange(self, _Sending("POST", path, body, headers, connect_s))
 
-    @contextlib.asynccontextmanager
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        connect_s: float,
-    ) -> AsyncIterator[httpx.Response]:
-        request = self._client.build_request(
-            method,
-            path,
-            content=body,
-            headers={**_JSON, **trace_headers(), **headers} if body else trace_headers(),
-            # Only connecting is bounded here; all that follows, by the call's budget.
-            timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s)),
-        )
-        with self.endpoint.failures():
-            response = await self._send(request)
-        try:
-            if not response.is_success:
-                text = await _read(self.endpoint, response, MAX_ERROR_BYTES, cut=True)
-                raise HttpStatus(response.status_code, text, _retry_after_s(response))
-            yield response
-        finally:
-            with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
-                await response.aclose()
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, sending: _Sending) -> aiohttp.ClientResponse:
         """Sends a request; a second time when the connection had been closed by the server.
 
         llama.cpp closes one after each stream, without saying so beforehand: a request that
@@ -304,18 +301,55 @@ class Wire:
         """
         _reused.set(False)
         try:
-            return await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            closed = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-            if not (_reused.get() and isinstance(error.__cause__, closed)):
+            return await self._send(sending)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not _reused.get():
                 raise
-        return await self._client.send(request, stream=True)
+        return await self._send(sending)
+
+    async def _send(self, sending: _Sending) -> aiohttp.ClientResponse:
+        connect_s = min(self._settings.connect_s, sending.connect_s)
+        return await self._session.request(
+            sending.method,
+            self._base + sending.path,
+            data=sending.body,
+            headers=sending.headers,
+            allow_redirects=False,
+            # Only connecting is bounded here; all that follows, by the call's budget.
+            timeout=aiohttp.ClientTimeout(sock_connect=connect_s),
+        )
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._made is None:  # made by the first request, since it needs a running loop
+            self._made = _session(self._settings, self._tls)
+        return self._made
+
+
+def _session(settings: WireSettings, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(_note_reuse)
+    tracing.on_connection_create_end.append(_note_connection)
+    tracing.on_connection_queued_start.append(_note_queued)
+    tracing.on_connection_queued_end.append(_note_unqueued)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls
+        ),
+        # Compressed answers would have to be bounded twice, and delay tokens.
+        headers={"accept-encoding": "identity", **settings.headers},
+        auto_decompress=False,
+        # What a server sets for one caller must not be sent for another.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        trace_configs=[tracing],
+    )
 
 
 @functools.cache
 def _public_authorities() -> ssl.SSLContext:
     """Made once: reading them takes some 20 ms."""
-    return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 async def _note_reuse(*_: object) -> None:
@@ -339,24 +373,26 @@ async def _note_connection(*_: object) -> None:
 
 
 async def _read(
-    endpoint: Endpoint, response: httpx.Response, limit: int, *, cut: bool = False
+    endpoint: Endpoint, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False
 ) -> bytes:
     """The body, bounded: what is over `limit` is an error, or cut off."""
     parts: list[bytes] = []
     size = 0
-    with endpoint.failures():
-        async for chunk in response.aiter_raw():
+    try:
+        while chunk := await response.content.readany():
             size += len(chunk)
             if size > limit:
                 if cut:
                     break
                 raise endpoint.contract(f"its answer is larger than {limit} bytes")
             parts.append(chunk)
+    except _ERRORS as error:
+        raise endpoint.failure(error) from error
     return b"".join(parts)
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Retry-After in seconds; None where it is missing, a date, or nonsense."""
-    value: str = response.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     # A date (RFC 9110, 10.2.3) would need the two clocks to agree; backends send seconds.
     return min(float(value), 3600.0) if value.isdecimal() else None

@@ -115,6 +115,4 @@ def _log_to_stderr(level: str, form: str) -> None:
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler.setFormatter(TextLines() if text else JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Theirs say nothing that ours do not.
-    for name in ("httpx", "gguf"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # its lines say nothing that ours do not

@@ -54,8 +54,7 @@ BELOW = {
 }
 #: Who alone may import what.
 RESERVED = {
-    "httpx": {"backends/wire.py"},
-    "httpx_aiohttp": {"backends/wire.py"},
+    "httpx": set[str](),
     "aiohttp": {"backends/wire.py"},
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
