@@ -1,29 +1,24 @@
-"""The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure.
-
-aiohttp's client, since it hands out all that a read of the socket brought. httpx
-hands out one HTTP chunk at a time, so that tokens that arrived together could not
-be joined; over aiohttp's engine its own layers cost some 300 µs of CPU a call.
-"""
+"""The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import math
+import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 import certifi
 
-from atmosphere_grpc.backends import connected
+from atmosphere_grpc.backends import connected, joining
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
+from atmosphere_grpc.backends.http1 import Broken, Connection, Hangup, HttpError
+from atmosphere_grpc.backends.pool import ConnectTimeout, Pool
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.record import current, trace_headers
 
@@ -34,16 +29,13 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_WORDS = 2000
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
-#: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
-#: so that a request is not sent into a connection that is being closed.
-KEEP_ALIVE_S = 4.0
+#: While text is joined, how often it is looked whether the answer has ended, in seconds: some
+#: servers keep a finished stream open.
+LOOK_S = 0.02
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = {"content-type": "application/json"}
-#: What the HTTP client raises of its own.
-_ERRORS: Final = (aiohttp.ClientError, OSError)
-
-#: Whether the request that this task sends got a connection that was used before.
-_reused: ContextVar[bool] = ContextVar("reused", default=False)
+#: What a path may hold as it is (RFC 3986), `%` of what was quoted before included.
+_PATH_SAFE = "/%:@!$&'()*+,;=~"
 
 
 class HttpStatus(Exception):
@@ -123,54 +115,77 @@ class Endpoint:
         text = f"{what} ({self.address}) before the answer was whole"
         return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail, words=words)
 
-    def failure(self, error: Exception) -> Failure:
-        """What the HTTP client raised, as a Failure."""
+    def unreachable(self, error: OSError | ConnectTimeout) -> Failure:
+        """Why there is no connection."""
         detail = f"{type(error).__name__}: {error}"
         match error:
-            case aiohttp.ConnectionTimeoutError():
+            case ConnectTimeout():
                 return Failure.out_of_time(
                     Phase.CONNECT,
                     f'integration "{self._settings.integration_id}": no connection to '
                     f"{self.address} in time – is the address right?",
                 )
-            case aiohttp.ClientConnectorDNSError():
+            case socket.gaierror():
                 return self.unavailable("the host name cannot be resolved", detail=detail)
-            case aiohttp.ClientSSLError():
+            case ssl.SSLError():
                 remedy = "is its certificate one that tls.ca_file trusts?"
                 return self.unavailable("the TLS handshake failed", detail=detail, remedy=remedy)
-            case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            case ConnectionRefusedError():
                 return self.unavailable("connection refused", detail=detail)
-            case aiohttp.ClientConnectorError():
-                return self.unavailable("no connection", detail=detail)
-            case aiohttp.ClientPayloadError():
-                return self.truncated("the connection broke", detail=detail)
-            case aiohttp.ClientResponseError():
-                return self.contract("its answer is not HTTP", detail=detail)
             case _:
+                return self.unavailable("no connection", detail=detail)
+
+    def failure(self, error: HttpError) -> Failure:
+        """Why an exchange failed."""
+        detail = f"{type(error).__name__}: {error}"
+        match error:
+            case Broken():
+                return self.truncated("the connection broke", detail=detail)
+            case Hangup():
                 return self.unavailable("the connection was closed before an answer", detail=detail)
+            case _:
+                return self.contract("its answer is not HTTP", detail=detail)
 
 
 class Stream:
     """An answer that is read as it comes."""
 
-    def __init__(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         self._endpoint = endpoint
-        self._response = response
-        self._content = response.content
-        header: str = response.headers.get("content-type", "")
+        self._connection = connection
+        self._join_s = joining.get()
+        self._due = 0.0
+        header = connection.headers.get("content-type", "")
         #: The media type, in lower case, without parameters.
         self.content_type = header.partition(";")[0].strip().lower()
 
     async def body(self) -> bytes:
         """All of it, where it turns out to be no stream."""
-        return await _read(self._endpoint, self._response, MAX_BODY_BYTES)
+        return await _read(self._endpoint, self._connection, MAX_BODY_BYTES)
+
+    @property
+    def due(self) -> bool:
+        """Whether what was read is to be sent on now, and not to be joined with what follows."""
+        return time.monotonic() >= self._due
+
+    def sent(self, *, last: bool) -> None:
+        """Notes that text was sent on: unless it was the last, what follows may be joined."""
+        join_s = 0.0 if last else self._join_s()
+        self._due = time.monotonic() + join_s if join_s > 0 else 0.0
 
     async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
-        """The events of each read of the socket; the last one may be a broken-off event."""
+        """The events of what came together; the last one may be a broken-off event.
+
+        While text is joined nothing is read: what comes meanwhile comes together.
+        """
         parser = kind(MAX_EVENT_BYTES)
-        read = self._content.readany
+        connection = self._connection
         try:
-            while chunk := await read():
+            while True:
+                if self._due and (left_s := self._due - time.monotonic()) > 0:
+                    await connection.ended(min(left_s, LOOK_S))
+                if not (chunk := await connection.read()):
+                    break
                 if events := parser.feed(chunk):
                     yield events
             if events := parser.flush():
@@ -179,42 +194,45 @@ class Stream:
             raise self._endpoint.contract(
                 f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"
             ) from None
-        except _ERRORS as error:
+        except HttpError as error:
             raise self._endpoint.failure(error) from error
 
     async def drain(self) -> None:
         """Waits briefly for the end of a finished stream, so that its connection is kept."""
-        if self._content.is_eof():
+        if self._connection.complete:
             return
-        with contextlib.suppress(TimeoutError, *_ERRORS):
+        with contextlib.suppress(TimeoutError, HttpError):
             async with asyncio.timeout(DRAIN_S):
-                while await self._content.readany():
+                while await self._connection.read():
                     pass
 
 
 class Exchange:
     """A request that is sent when this is entered, and whose answer is closed when it is left."""
 
-    __slots__ = ("_response", "_sending", "_wire")
+    __slots__ = ("_connect_s", "_connection", "_data", "_pool", "_wire")
 
-    def __init__(self, wire: Wire, sending: _Sending) -> None:
+    def __init__(self, wire: Wire, pool: Pool, data: bytes, connect_s: float) -> None:
         self._wire = wire
-        self._sending = sending
-        self._response: aiohttp.ClientResponse | None = None
+        self._pool = pool
+        self._data = data
+        self._connect_s = connect_s
+        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Stream:
-        endpoint = self._wire.endpoint
+        if self._pool.full:
+            await _queue(self._pool)
+        else:
+            await self._pool.enter()
         try:
-            self._response = response = await self._wire.send(self._sending)
-        except _ERRORS as error:
-            raise endpoint.failure(error) from error
-        if not 200 <= response.status < 300:
-            try:
-                text = await _read(endpoint, response, MAX_ERROR_BYTES, cut=True)
-                raise HttpStatus(response.status, text, _retry_after_s(response.headers))
-            finally:
-                await self._close(response)
-        return Stream(endpoint, response)
+            connection = await self._answered()
+            if not 200 <= connection.status < 300:
+                text = await _read(self._wire.endpoint, connection, MAX_ERROR_BYTES, cut=True)
+                raise HttpStatus(connection.status, text, _retry_after_s(connection.headers))
+        except BaseException:
+            self._pool.leave(self._connection)
+            raise
+        return Stream(self._wire.endpoint, connection)
 
     async def __aexit__(
         self,
@@ -222,25 +240,39 @@ class Exchange:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._response is not None:
-            await self._close(self._response)
+        self._pool.leave(self._connection)
 
-    async def _close(self, response: aiohttp.ClientResponse) -> None:
-        """Keeps the connection of an answer that was read to its end; closes that of another."""
-        response.release()
-        with contextlib.suppress(aiohttp.ClientError):
-            await response.wait_for_close()
+    async def _answered(self) -> Connection:
+        """Sends the request; a second time when the connection had been closed by the server.
 
+        llama.cpp closes one after each stream, without saying so beforehand: a request that
+        follows at once may still be given it.
+        """
+        endpoint = self._wire.endpoint
+        if (kept := self._pool.kept()) is not None:
+            try:
+                return await self._ask(kept)
+            except Hangup as error:
+                if not error.silent:
+                    raise endpoint.failure(error) from error
+            except HttpError as error:
+                raise endpoint.failure(error) from error
+        try:
+            new = await self._pool.connect(self._connect_s)
+        except (OSError, ConnectTimeout) as error:
+            raise endpoint.unreachable(error) from error
+        try:
+            return await self._ask(new)
+        except HttpError as error:
+            raise endpoint.failure(error) from error
 
-@dataclass(frozen=True, slots=True)
-class _Sending:
-    """A request."""
-
-    method: str
-    path: str
-    body: bytes | None
-    headers: Mapping[str, str]
-    connect_s: float
+    async def _ask(self, connection: Connection) -> Connection:
+        self._connection = connection
+        if (wanted := connected.get()) is not None:
+            wanted()
+        connection.send(self._data)
+        await connection.answered()
+        return connection
 
 
 class Wire:
@@ -254,19 +286,30 @@ class Wire:
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
         self._settings = settings
-        self._base = settings.base_url.rstrip("/") + "/"
-        self._tls = settings.tls or _public_authorities()
-        self._made: aiohttp.ClientSession | None = None
+        url = urlsplit(settings.base_url)
+        secure = url.scheme == "https"
+        tls = (settings.tls or _public_authorities()) if secure else None
+        port = url.port or (443 if secure else 80)
+        self._pool = Pool(url.hostname or "", port, tls, settings.max_connections)
+        self._base = quote(url.path.rstrip("/") + "/", safe=_PATH_SAFE)
+        headers = {
+            "host": url.netloc.rpartition("@")[2],
+            "accept": "*/*",
+            "user-agent": "atmosphere-grpc",
+            # Compressed answers would have to be bounded twice, and delay tokens.
+            "accept-encoding": "identity",
+            **{name.lower(): value for name, value in settings.headers.items()},
+        }
+        self._head = _lines(headers)
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        if self._made is not None:
-            await self._made.close()
+        self._pool.close()
 
     async def get(self, path: str) -> bytes:
         """The body of a GET."""
-        sending = _Sending("GET", path, None, trace_headers(), math.inf)
-        async with Exchange(self, sending) as answer:
+        data = self._request("GET", path, trace_headers(), b"")
+        async with Exchange(self, self._pool, data, self._settings.connect_s) as answer:
             return await answer.body()
 
     async def post(
@@ -290,60 +333,30 @@ class Wire:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> Exchange:
         """A POST of JSON whose answer is read as it comes; entered when its headers are there."""
-        headers = {**_JSON, **trace_headers(), **headers}
-        return Exchange(self, _Sending("POST", path, body, headers, connect_s))
+        own = {**_JSON, "content-length": str(len(body)), **trace_headers(), **headers}
+        data = self._request("POST", path, own, body)
+        return Exchange(self, self._pool, data, min(self._settings.connect_s, connect_s))
 
-    async def send(self, sending: _Sending) -> aiohttp.ClientResponse:
-        """Sends a request; a second time when the connection had been closed by the server.
-
-        llama.cpp closes one after each stream, without saying so beforehand: a request that
-        follows at once may still be given it.
-        """
-        _reused.set(False)
-        try:
-            return await self._send(sending)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not _reused.get():
-                raise
-        return await self._send(sending)
-
-    async def _send(self, sending: _Sending) -> aiohttp.ClientResponse:
-        connect_s = min(self._settings.connect_s, sending.connect_s)
-        return await self._session.request(
-            sending.method,
-            self._base + sending.path,
-            data=sending.body,
-            headers=sending.headers,
-            allow_redirects=False,
-            # Only connecting is bounded here; all that follows, by the call's budget.
-            timeout=aiohttp.ClientTimeout(sock_connect=connect_s),
-        )
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._made is None:  # made by the first request, since it needs a running loop
-            self._made = _session(self._settings, self._tls)
-        return self._made
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        line = f"{method} {self._base}{quote(path, safe=_PATH_SAFE)} HTTP/1.1\r\n".encode()
+        return b"".join((line, self._head, _lines(headers), b"\r\n", body))
 
 
-def _session(settings: WireSettings, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_reuseconn.append(_note_reuse)
-    tracing.on_connection_create_end.append(_note_connection)
-    tracing.on_connection_queued_start.append(_note_queued)
-    tracing.on_connection_queued_end.append(_note_unqueued)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls
-        ),
-        # Compressed answers would have to be bounded twice, and delay tokens.
-        headers={"accept-encoding": "identity", **settings.headers},
-        auto_decompress=False,
-        # What a server sets for one caller must not be sent for another.
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        trace_configs=[tracing],
-    )
+async def _queue(pool: Pool) -> None:
+    """Waits for a place in a pool; the attempt's record is told."""
+    attempt = current().last
+    if attempt is not None:
+        attempt.wait_for_connection()
+    await pool.enter()
+    if attempt is not None:
+        attempt.got_connection()
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\r") != len(headers) or text.count("\n") != len(headers) or "\0" in text:
+        raise ValueError("a header would be more than one")  # never of what callers may send
+    return text.encode()
 
 
 @functools.cache
@@ -352,41 +365,21 @@ def _public_authorities() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-async def _note_reuse(*_: object) -> None:
-    _reused.set(True)
-    await _note_connection()
-
-
-async def _note_queued(*_: object) -> None:
-    if (attempt := current().last) is not None:
-        attempt.wait_for_connection()
-
-
-async def _note_unqueued(*_: object) -> None:
-    if (attempt := current().last) is not None:
-        attempt.got_connection()
-
-
-async def _note_connection(*_: object) -> None:
-    if (wanted := connected.get()) is not None:
-        wanted()
-
-
 async def _read(
-    endpoint: Endpoint, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False
+    endpoint: Endpoint, connection: Connection, limit: int, *, cut: bool = False
 ) -> bytes:
     """The body, bounded: what is over `limit` is an error, or cut off."""
     parts: list[bytes] = []
     size = 0
     try:
-        while chunk := await response.content.readany():
+        while chunk := await connection.read():
             size += len(chunk)
             if size > limit:
                 if cut:
                     break
                 raise endpoint.contract(f"its answer is larger than {limit} bytes")
             parts.append(chunk)
-    except _ERRORS as error:
+    except HttpError as error:
         raise endpoint.failure(error) from error
     return b"".join(parts)
 

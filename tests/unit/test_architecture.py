@@ -54,8 +54,8 @@ BELOW = {
 }
 #: Who alone may import what.
 RESERVED = {
-    "httpx": set[str](),
-    "aiohttp": {"backends/wire.py"},
+    "httptools": {"backends/http1.py"},
+    "aiohappyeyeballs": {"backends/pool.py"},
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},
