@@ -23,6 +23,7 @@ from atmosphere_grpc.config import ConfigError, Settings, exposure
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
+from atmosphere_grpc.execution.joining import Joining
 from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
@@ -67,7 +68,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
 #: Settings that a server has for its life.
 FIXED_SETTINGS = (
     *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
-    *("metrics", "telemetry", "log_format"),
+    *("metrics", "telemetry", "log_format", "event_engine"),
 )
 #: Settings of `auth` whose change would forget what was counted.
 COUNTING = ("limits_storage", "limits_password")
@@ -119,7 +120,11 @@ class Server:
         self._probed = asyncio.Event()
         planner = planner_of(settings, registry)
         self._execution = Execution(
-            registry, _attempts(settings), settings.progress_interval, planner
+            registry,
+            _attempts(settings),
+            settings.progress_interval,
+            planner,
+            Joining(_join_s(settings)),
         )
         self._reading: asyncio.Task[None] | None = None
         self._rerouting: asyncio.Task[None] | None = None
@@ -218,6 +223,7 @@ class Server:
         self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
         self._execution.settings = _attempts(settings)
         self._execution.progress_s = settings.progress_interval
+        self._execution.join.fixed_s = _join_s(settings)
         logging.getLogger().setLevel(settings.log_level.upper())
         self._settings = settings
         return tuple(f"{name} has changed, and holds after a restart only" for name in changed)
@@ -334,6 +340,17 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
 def _deadlines(settings: Settings) -> Deadlines:
     return Deadlines(settings.deadlines.default, settings.deadlines.maximum)
+
+
+def _join_s(settings: Settings) -> float | None:
+    """How long text is joined; None where it is by load."""
+    match settings.stream_join:
+        case "auto":
+            return None
+        case "off":
+            return 0.0
+        case float(fixed_s):
+            return fixed_s
 
 
 def _attempts(settings: Settings) -> AttemptSettings:

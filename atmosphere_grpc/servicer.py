@@ -14,6 +14,7 @@ from atmosphere_grpc.codec.requests import (
     decode_execute,
     decode_list_models,
     decode_test,
+    max_delay_s,
     wants_progress,
 )
 from atmosphere_grpc.codec.responses import (
@@ -64,7 +65,12 @@ class Servicer(ExecutionServicer):
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[chat_pb2.ChatResponse]:
         call = decode_chat(request)
-        chat = self._execution.chat(call, self._budget(context), progress=wants_progress(request))
+        chat = self._execution.chat(
+            call,
+            self._budget(context),
+            progress=wants_progress(request),
+            max_delay_s=max_delay_s(request),
+        )
         async with aclosing(chat) as events:
             async for event in events:
                 yield encode_chat(event)

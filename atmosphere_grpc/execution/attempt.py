@@ -6,10 +6,10 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TypeVar
 
-from atmosphere_grpc.backends import Backend, connected
+from atmosphere_grpc.backends import Backend, connected, joining
 from atmosphere_grpc.domain import (
     Anomalies,
     Attempt,
@@ -174,13 +174,16 @@ async def attempt_chat(
                 what = f"the next token of {trial.name}"
                 called = False
                 heard = trial.record.listen(call.messages)
-                while isinstance(event, Delta):
-                    called = called or bool(event.tool_calls)
-                    if heard is not None:
-                        heard.append(event)
-                    yield event
-                    async with budget.within(Phase.IDLE, idle_s, what):
-                        _, event = await _next(events)
+                join_s = joining.get()
+                with closing(budget.watch(Phase.IDLE, idle_s, what)) as idle:
+                    while isinstance(event, Delta):
+                        called = called or bool(event.tool_calls)
+                        if heard is not None:
+                            heard.append(event)
+                        yield event
+                        # What is joined came before it is told.
+                        with idle.later(join_s()):
+                            _, event = await _next(events)
                 trial.record.answer(begun.model, event.usage, event.finish_reason)
                 if not called and _demands_a_call(call, event.finish_reason):
                     raise _tool_choice_ignored(trial.name)

@@ -49,7 +49,8 @@ BELOW = {
         *("process", "server", "embedded", "config", "control", "domain", "log", "v1"),
         *("access", "admission"),
     },
-    "__main__": {"cli"},
+    "event_engine": {"config"},
+    "__main__": {"cli", "event_engine"},
     "__init__": set[str](),
 }
 #: Who alone may import what.
