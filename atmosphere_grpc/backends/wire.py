@@ -301,6 +301,8 @@ class Wire:
             **{name.lower(): value for name, value in settings.headers.items()},
         }
         self._head = _lines(headers)
+        # An endpoint's paths are few; with the common headers, so that they are joined once.
+        self._begun = functools.lru_cache(maxsize=256)(self._begin)
 
     async def aclose(self) -> None:
         """Closes every connection."""
@@ -338,8 +340,12 @@ class Wire:
         return Exchange(self, self._pool, data, min(self._settings.connect_s, connect_s))
 
     def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        line = f"{method} {self._base}{quote(path, safe=_PATH_SAFE)} HTTP/1.1\r\n".encode()
-        return b"".join((line, self._head, _lines(headers), b"\r\n", body))
+        return b"".join((self._begun(method, path), _lines(headers), b"\r\n", body))
+
+    def _begin(self, method: str, path: str) -> bytes:
+        """What a request begins with."""
+        line = f"{method} {self._base}{quote(path, safe=_PATH_SAFE)} HTTP/1.1\r\n"
+        return line.encode() + self._head
 
 
 async def _queue(pool: Pool) -> None:

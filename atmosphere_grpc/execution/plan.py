@@ -139,7 +139,7 @@ class Planner:
             capability = chosen.capability(call)
             made = as_call(call, capability)
         place = await self._place_of_route(chosen, call.target, capability, budget)
-        return Plan(made, replace(place, decision=chosen.evidence(place.decision)), tried)
+        return Plan(made, Place(chosen.evidence(place.decision), place.choices), tried)
 
     async def of(self, target: Target, capability: Capability, budget: Budget) -> Place:
         """Where a call goes that names what is to be done.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -35,6 +35,8 @@ _TRACE_STATE = re.compile(r"[\x20-\x7e]{1,512}")
 #: A call's own budget tells more than this last bound, so it goes first.
 LAST_BOUND_S = 0.25
 
+FAULT = "fault in %s"
+
 Context = ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
@@ -60,6 +62,8 @@ class Envelope(ServerInterceptor):
         self._in_flight = in_flight
         self.deadlines = deadlines
         self._sinks = tuple(sinks)
+        # Made once a method, not once a call.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -71,7 +75,13 @@ class Envelope(ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(self._prefix):
             return handler
-        name = method.removeprefix(self._prefix)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            name = method.removeprefix(self._prefix)
+            known = self._wrapped[method] = (handler, self._wrap(name, handler))
+        return known[1]
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
         # Requests are decoded inside: gRPC would tell the caller our exception, with code UNKNOWN.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -132,7 +142,7 @@ class Envelope(ServerInterceptor):
                 Phase.TOTAL, "the call's time was used up – did the caller stop reading?"
             )
         except Exception:
-            log.exception("fault in %s", name)
+            log.exception(FAULT, name)
             failure = Failure(
                 Reason.INTERNAL, "a fault of this server – report it with the request id"
             )
@@ -152,22 +162,17 @@ class Envelope(ServerInterceptor):
 
     def _opened(self, record: CallRecord) -> None:
         for sink in self._sinks:
-            with _apart(sink):
+            try:
                 sink.opened(record)
+            except Exception:
+                log.exception(FAULT, type(sink).__name__)  # is not the call's
 
     def _closed(self, record: CallRecord) -> None:
         for sink in self._sinks:
-            with _apart(sink):
+            try:
                 sink.closed(record)
-
-
-@contextmanager
-def _apart(sink: Sink) -> Iterator[None]:
-    """Whatever is wrong with a sink is not the call's."""
-    try:
-        yield
-    except Exception:
-        log.exception("fault in %s", type(sink).__name__)
+            except Exception:
+                log.exception(FAULT, type(sink).__name__)  # is not the call's
 
 
 async def end(context: Context, failure: Failure) -> None:
@@ -219,4 +224,5 @@ def _sent_along(context: Context) -> tuple[str, Mapping[str, str]]:
         trace = {TRACE_PARENT: parent}
         if _TRACE_STATE.fullmatch(state):
             trace = {TRACE_PARENT: parent, TRACE_STATE: state}
-    return request_id or uuid.uuid4().hex, trace
+    # Nobody must be unable to guess it, so that a system call is not needed.
+    return request_id or f"{random.getrandbits(128):032x}", trace
