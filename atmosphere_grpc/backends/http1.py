@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 #: The most bytes that may come without any of a body among them: of headers, of trailers.
 MAX_HEAD_BYTES = 64 * 1024
@@ -52,12 +52,11 @@ class Connection(asyncio.Protocol):
         headers: The answer's, by their names in lower case; of several, the first.
         complete: Whether the answer is whole.
         closed: Whether the connection is.
-        reused: Whether there was an exchange before this one.
         idle_since: When the last one ended, by the loop's clock.
     """
 
     __slots__ = (
-        *("status", "headers", "complete", "closed", "reused", "idle_since"),
+        *("status", "headers", "complete", "closed", "idle_since"),
         *("_busy", "_dry", "_end_waiter", "_error", "_interim", "_keep_alive", "_loop", "_parser"),
         *("_parts", "_paused", "_silent", "_size", "_transport", "_until_close", "_waiter"),
     )
@@ -67,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._end_waiter: asyncio.Future[None] | None = None
-        self._busy = self._paused = self.closed = self.reused = False
+        self._busy = self._paused = self.closed = False
         self.idle_since = 0.0
         self._begin()
 
@@ -96,6 +95,11 @@ class Connection(asyncio.Protocol):
         """
         while not self.status:
             await self._more()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` has something to say at once."""
+        return bool(self._parts) or self.complete or self._error is not None
 
     async def read(self) -> bytes:
         """What has come of the body since the last time, or comes next; empty at its end.
@@ -131,7 +135,6 @@ class Connection(asyncio.Protocol):
         """Ends the exchange; whether there can be another one. Else the connection is closed."""
         self._busy = False
         if self.complete and self._keep_alive and not self.closed:
-            self.reused = True
             self.idle_since = self._loop.time()
             if self._paused:
                 self._paused = False
@@ -182,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._dry += len(data)
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
+        except (HttpParserError, HttpParserUpgrade) as error:
             why = f"{type(error).__name__}: {error}"
             self._fail(Broken(why) if self.status else NotHttp(why))
             return

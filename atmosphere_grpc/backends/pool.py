@@ -79,6 +79,10 @@ class Pool:
                 self._keep(connection)
         self._pass_on()
 
+    def forget(self, connection: Connection) -> None:
+        """Leaves a connection that turned out to be closed alone; its place stays taken."""
+        self._busy.discard(connection)
+
     def kept(self) -> Connection | None:
         """A connection that was used before, the last one of them; None where there is none."""
         now = asyncio.get_running_loop().time()

@@ -155,6 +155,7 @@ class Stream:
         self._connection = connection
         self._join_s = joining.get()
         self._due = 0.0
+        self._held = False  # whether something was read and not sent on
         header = connection.headers.get("content-type", "")
         #: The media type, in lower case, without parameters.
         self.content_type = header.partition(";")[0].strip().lower()
@@ -170,23 +171,34 @@ class Stream:
 
     def sent(self, *, last: bool) -> None:
         """Notes that text was sent on: unless it was the last, what follows may be joined."""
+        self._held = False
         join_s = 0.0 if last else self._join_s()
         self._due = time.monotonic() + join_s if join_s > 0 else 0.0
 
     async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
         """The events of what came together; the last one may be a broken-off event.
 
-        While text is joined nothing is read: what comes meanwhile comes together.
+        While text is joined little is read, so that what comes meanwhile comes together. No event
+        at all says that it is time to send on what was.
         """
         parser = kind(MAX_EVENT_BYTES)
         connection = self._connection
         try:
             while True:
-                if self._due and (left_s := self._due - time.monotonic()) > 0:
-                    await connection.ended(min(left_s, LOOK_S))
+                if self._due:
+                    if (left_s := self._due - time.monotonic()) > 0:
+                        await connection.ended(min(left_s, LOOK_S))
+                    if not connection.ready:
+                        if not self.due:
+                            continue
+                        if self._held:
+                            self._held = False
+                            yield []
+                            continue
                 if not (chunk := await connection.read()):
                     break
                 if events := parser.feed(chunk):
+                    self._held = True
                     yield events
             if events := parser.flush():
                 yield events
@@ -255,6 +267,8 @@ class Exchange:
             except Hangup as error:
                 if not error.silent:
                     raise endpoint.failure(error) from error
+                self._pool.forget(kept)
+                self._connection = None
             except HttpError as error:
                 raise endpoint.failure(error) from error
         try:
