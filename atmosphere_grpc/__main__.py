@@ -11,6 +11,10 @@ def main() -> None:
     # Nothing here forks without an exec; gRPC would warn of each child process all the same.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
+        if sys.argv[1:2] == ["serve"]:
+            from atmosphere_grpc import event_engine
+
+            event_engine.prepare(sys.argv[2:])
         from atmosphere_grpc.cli import app
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("atmosphere"):

@@ -25,6 +25,7 @@ from atmosphere_grpc.config import ConfigError, Settings, exposure, held
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
+from atmosphere_grpc.execution.joining import Joining
 from atmosphere_grpc.execution.plan import Planner
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.interceptors.auth import Auth
@@ -135,7 +136,11 @@ class Server:
         self._looked = False
         planner = planner_of(settings, registry)
         self._execution = Execution(
-            registry, _attempts(settings), settings.progress_interval, planner
+            registry,
+            _attempts(settings),
+            settings.progress_interval,
+            planner,
+            Joining(_join_s(settings)),
         )
         self._reading: asyncio.Task[None] | None = None
         self._rerouting: asyncio.Task[None] | None = None
@@ -276,6 +281,7 @@ class Server:
         self._servicer.deadlines = self._envelope.deadlines = _deadlines(settings)
         self._execution.settings = _attempts(settings)
         self._execution.progress_s = settings.progress_interval
+        self._execution.join.fixed_s = _join_s(settings)
         logging.getLogger().setLevel(settings.log_level.upper())
         self._settings = settings
         return notes
@@ -394,6 +400,17 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
 def _deadlines(settings: Settings) -> Deadlines:
     return Deadlines(settings.deadlines.default, settings.deadlines.maximum)
+
+
+def _join_s(settings: Settings) -> float | None:
+    """How long text is joined; None where it is by load."""
+    match settings.stream_join:
+        case "auto":
+            return None
+        case "off":
+            return 0.0
+        case float(fixed_s):
+            return fixed_s
 
 
 def _attempts(settings: Settings) -> AttemptSettings:

@@ -12,6 +12,7 @@ from atmosphere_grpc.codec.requests import (
     decode_execute,
     decode_list_models,
     decode_test,
+    max_delay_s,
     wants_progress,
 )
 from atmosphere_grpc.codec.responses import (
@@ -86,6 +87,7 @@ class Servicer(ExecutionServicer):
             progress=wants_progress(request),
             routed=routed,
             undo=undo,
+            max_delay_s=max_delay_s(request),
         )
         async with aclosing(chat) as events:
             async for event in events:

@@ -74,4 +74,6 @@ def _narrowing(patterns: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ..
 
 
 def _fits(groups: tuple[tuple[str, ...], ...], name: str) -> bool:
-    return all(any(fnmatchcase(name, pattern) for pattern in group) for group in groups)
+    return not groups or all(
+        any(fnmatchcase(name, pattern) for pattern in group) for group in groups
+    )

@@ -24,6 +24,14 @@ from atmosphere_grpc.domain import (
 connected: ContextVar[Callable[[], None] | None] = ContextVar("connected", default=None)
 
 
+def _at_once() -> float:
+    return 0.0
+
+
+#: How long, in seconds, what follows a delta may be joined; it is asked after each one.
+joining: ContextVar[Callable[[], float]] = ContextVar("joining", default=_at_once)
+
+
 class Backend(Protocol):
     """A server that runs models.
 

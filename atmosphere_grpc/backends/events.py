@@ -6,12 +6,12 @@ between two reads. Both parsers hold no more than one event, and are bounded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Event:
+
+class Event(msgspec.Struct, frozen=True, gc=False):
     """An event: its type (empty for the default one) and its data.
 
     `ended` is False when the stream broke off before what ends an event.
@@ -144,8 +144,7 @@ class SSEParser:
         if b"\r" in chunk:
             self._skip_lf = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = chunk.split(b"\n")
-        if len(lines) == 1:
+        if b"\n" not in chunk:
             # Kept apart until its end comes: a long line in small reads would else be copied anew
             # with each.
             self._pending.append(chunk)
@@ -154,13 +153,31 @@ class SSEParser:
                 raise EventTooLarge
             return []
         if self._pending:
-            lines[0] = b"".join((*self._pending, lines[0]))
-        last = lines.pop()
-        self._pending = [last] if last else []
-        self._pending_size = len(last)
+            chunk = b"".join((*self._pending, chunk))
+        # Blocks between blank lines: nearly all are one line of data, which is cut out at once.
+        # Line by line, an event took 1.5 µs instead of 0.5.
+        blocks = chunk.split(b"\n\n")
+        rest = blocks.pop()
         events: list[Event] = []
+        for block in blocks:
+            if (
+                block.startswith(b"data: ")
+                and b"\n" not in block
+                and not (self._data or self._type)  # of an earlier read
+            ):
+                if len(block) > self._max:
+                    raise EventTooLarge
+                events.append(Event(b"", block[6:]))
+            else:
+                for line in block.split(b"\n"):
+                    self._line(line, events)
+                self._line(b"", events)
+        lines = rest.split(b"\n")
+        last = lines.pop()
         for line in lines:
             self._line(line, events)
+        self._pending = [last] if last else []
+        self._pending_size = len(last)
         if self._size + self._pending_size > self._max:
             raise EventTooLarge
         return events

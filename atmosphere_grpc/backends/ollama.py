@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -130,8 +130,15 @@ class OllamaBackend(LanguageOnly):
     async def _read(self, stream: Stream, answer: Answer) -> AsyncGenerator[BackendEvent, None]:
         begun = False
         async with aclosing(stream.batches(NDJSONParser)) as batches:
-            async for batch in batches:
+            while True:
                 failure: Failure | None = None
+                batch: Sequence[Event] = ()
+                try:
+                    batch = await anext(batches)
+                except StopAsyncIteration:
+                    break
+                except Failure as error:
+                    failure = error
                 for event in batch:
                     try:
                         line = self._line(event)
@@ -144,14 +151,17 @@ class OllamaBackend(LanguageOnly):
                     answer.add(line)
                     if answer.finished:
                         break
-                if delta := answer.take():
+                if (failure or answer.finished or stream.due) and (delta := answer.take()):
                     yield delta
-                if failure is not None:  # after what came before it in the same read
+                    stream.sent(last=answer.finished)
+                if failure is not None:  # after what came before it
                     raise failure
                 if answer.finished:
                     await stream.drain()
                     yield answer.end()
                     return
+        if delta := answer.take():
+            yield delta
         raise self._endpoint.truncated("its stream ended")
 
     def _line(self, event: Event) -> Line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -116,13 +116,13 @@ class OpenAICalls:
         begun = done = False
         async with aclosing(stream.batches(SSEParser)) as batches:
             while True:
-                try:
-                    # Some servers keep a finished stream open and report no usage.
-                    async with asyncio.timeout(TAIL_S if assembly.finished else None):
-                        batch = await anext(batches)
-                except (StopAsyncIteration, TimeoutError):
-                    break
                 failure: Failure | None = None
+                try:
+                    batch = await _next(batches, assembly)
+                except StopAsyncIteration:
+                    break
+                except Failure as error:
+                    batch, failure = (), error
                 for event in batch:
                     if event.type not in MESSAGE_TYPES:
                         assembly.add_other(event)
@@ -139,15 +139,18 @@ class OpenAICalls:
                         begun = True
                         yield Begun(chunk.id or "", chunk.model or "")
                     assembly.add(chunk)
-                if delta := assembly.take():
+                if (failure or assembly.finished or stream.due) and (delta := assembly.take()):
                     yield delta
-                if failure is not None:  # after what came before it in the same read
+                    stream.sent(last=assembly.finished)
+                if failure is not None:  # after what came before it
                     raise failure
                 if assembly.goes_on:
                     break
                 if done or assembly.whole:
                     await stream.drain()
                     break
+        if delta := assembly.take():
+            yield delta
         if not assembly.finished:
             raise self._endpoint.truncated("its stream ended")
         yield assembly.end()
@@ -183,3 +186,19 @@ class OpenAICalls:
             status = stream_error_status(error_body)
             raise from_error(self._endpoint, status, {"error": error_body})
         return chunk
+
+
+async def _next(batches: AsyncGenerator[list[Event], None], assembly: Assembly) -> Sequence[Event]:
+    """The next batch.
+
+    Raises:
+        StopAsyncIteration: There is none, or none that is worth waiting for.
+    """
+    if not assembly.finished:
+        return await anext(batches)
+    try:
+        # Some servers keep a finished stream open and report no usage.
+        async with asyncio.timeout(TAIL_S):
+            return await anext(batches)
+    except TimeoutError:
+        raise StopAsyncIteration from None

@@ -1,29 +1,24 @@
-"""The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure.
-
-httpx's API over aiohttp's engine: httpx's own transport hands out one HTTP chunk
-at a time, so that tokens that arrived together could not be joined, and costs
-several times the CPU.
-"""
+"""The only place that speaks HTTP: time-outs, bounded bodies, raw-byte events, HTTP → Failure."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import math
+import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextvars import ContextVar
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from urllib.parse import quote, urlsplit
 
-import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import certifi
 
-from atmosphere_grpc.backends import connected
+from atmosphere_grpc.backends import connected, joining
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
+from atmosphere_grpc.backends.http1 import Broken, Connection, Hangup, HttpError
+from atmosphere_grpc.backends.pool import ConnectTimeout, Pool
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.record import current, trace_headers
 
@@ -34,14 +29,13 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_WORDS = 2000
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
-#: How long a connection that is not used is kept: less than llama.cpp, which closes one after 5 s,
-#: so that a request is not sent into a connection that is being closed.
-KEEP_ALIVE_S = 4.0
+#: While text is joined, how often it is looked whether the answer has ended, in seconds: some
+#: servers keep a finished stream open.
+LOOK_S = 0.02
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = {"content-type": "application/json"}
-
-#: Whether the request that this task sends got a connection that was used before.
-_reused: ContextVar[bool] = ContextVar("reused", default=False)
+#: What a path may hold as it is (RFC 3986), `%` of what was quoted before included.
+_PATH_SAFE = "/%:@!$&'()*+,;=~"
 
 
 class HttpStatus(Exception):
@@ -85,9 +79,10 @@ class Endpoint:
     """
 
     def __init__(self, settings: WireSettings) -> None:
-        url = httpx.URL(settings.base_url)
+        url = urlsplit(settings.base_url)
         port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-        host = f"[{url.host}]" if ":" in url.host else url.host
+        name = url.hostname or ""
+        host = f"[{name}]" if ":" in name else name
         self.address = f"{host}:{port}"
         self._settings = settings
 
@@ -120,80 +115,178 @@ class Endpoint:
         text = f"{what} ({self.address}) before the answer was whole"
         return self.fail(Reason.STREAM_TRUNCATED, text, detail=detail, words=words)
 
-    @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turns what the HTTP client raises into Failures."""
-        try:
-            yield
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            # aiohttp's own too: the transport's table of exceptions has gaps.
-            raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> Failure:
-        # httpx-aiohttp calls a refused connection, a DNS failure and a server that hangs up
-        # ConnectTimeout; what really happened is the cause, aiohttp's own exception.
-        cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
-        detail = f"{type(cause or error).__name__}: {cause or error}"
-        match cause:
-            case aiohttp.ConnectionTimeoutError():
+    def unreachable(self, error: OSError | ConnectTimeout) -> Failure:
+        """Why there is no connection."""
+        detail = f"{type(error).__name__}: {error}"
+        match error:
+            case ConnectTimeout():
                 return Failure.out_of_time(
                     Phase.CONNECT,
                     f'integration "{self._settings.integration_id}": no connection to '
                     f"{self.address} in time – is the address right?",
                 )
-            case aiohttp.ClientConnectorDNSError():
+            case socket.gaierror():
                 return self.unavailable("the host name cannot be resolved", detail=detail)
-            case aiohttp.ClientSSLError():
+            case ssl.SSLError():
                 remedy = "is its certificate one that tls.ca_file trusts?"
                 return self.unavailable("the TLS handshake failed", detail=detail, remedy=remedy)
-            case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            case ConnectionRefusedError():
                 return self.unavailable("connection refused", detail=detail)
-            case aiohttp.ClientConnectorError():
-                return self.unavailable("no connection", detail=detail)
-            case aiohttp.ClientPayloadError():
-                return self.truncated("the connection broke", detail=detail)
-            case aiohttp.ClientResponseError():
-                return self.contract("its answer is not HTTP", detail=detail)
             case _:
+                return self.unavailable("no connection", detail=detail)
+
+    def failure(self, error: HttpError) -> Failure:
+        """Why an exchange failed."""
+        detail = f"{type(error).__name__}: {error}"
+        match error:
+            case Broken():
+                return self.truncated("the connection broke", detail=detail)
+            case Hangup():
                 return self.unavailable("the connection was closed before an answer", detail=detail)
+            case _:
+                return self.contract("its answer is not HTTP", detail=detail)
 
 
 class Stream:
     """An answer that is read as it comes."""
 
-    def __init__(self, endpoint: Endpoint, response: httpx.Response) -> None:
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         self._endpoint = endpoint
-        self._response = response
-        self._chunks = response.aiter_raw()
-        header: str = response.headers.get("content-type", "")
+        self._connection = connection
+        self._join_s = joining.get()
+        self._due = 0.0
+        self._held = False  # whether something was read and not sent on
+        header = connection.headers.get("content-type", "")
         #: The media type, in lower case, without parameters.
         self.content_type = header.partition(";")[0].strip().lower()
 
     async def body(self) -> bytes:
         """All of it, where it turns out to be no stream."""
-        return await _read(self._endpoint, self._response, MAX_BODY_BYTES)
+        return await _read(self._endpoint, self._connection, MAX_BODY_BYTES)
+
+    @property
+    def due(self) -> bool:
+        """Whether what was read is to be sent on now, and not to be joined with what follows."""
+        return time.monotonic() >= self._due
+
+    def sent(self, *, last: bool) -> None:
+        """Notes that text was sent on: unless it was the last, what follows may be joined."""
+        self._held = False
+        join_s = 0.0 if last else self._join_s()
+        self._due = time.monotonic() + join_s if join_s > 0 else 0.0
 
     async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
-        """The events of each read of the socket; the last one may be a broken-off event."""
+        """The events of what came together; the last one may be a broken-off event.
+
+        While text is joined little is read, so that what comes meanwhile comes together. No event
+        at all says that it is time to send on what was.
+        """
         parser = kind(MAX_EVENT_BYTES)
+        connection = self._connection
         try:
-            with self._endpoint.failures():
-                async for chunk in self._chunks:
-                    if events := parser.feed(chunk):
-                        yield events
+            while True:
+                if self._due:
+                    if (left_s := self._due - time.monotonic()) > 0:
+                        await connection.ended(min(left_s, LOOK_S))
+                    if not connection.ready:
+                        if not self.due:
+                            continue
+                        if self._held:
+                            self._held = False
+                            yield []
+                            continue
+                if not (chunk := await connection.read()):
+                    break
+                if events := parser.feed(chunk):
+                    self._held = True
+                    yield events
             if events := parser.flush():
                 yield events
         except EventTooLarge:
             raise self._endpoint.contract(
                 f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"
             ) from None
+        except HttpError as error:
+            raise self._endpoint.failure(error) from error
 
     async def drain(self) -> None:
         """Waits briefly for the end of a finished stream, so that its connection is kept."""
-        with contextlib.suppress(TimeoutError, Failure), self._endpoint.failures():
+        if self._connection.complete:
+            return
+        with contextlib.suppress(TimeoutError, HttpError):
             async with asyncio.timeout(DRAIN_S):
-                async for _ in self._chunks:
+                while await self._connection.read():
                     pass
+
+
+class Exchange:
+    """A request that is sent when this is entered, and whose answer is closed when it is left."""
+
+    __slots__ = ("_connect_s", "_connection", "_data", "_pool", "_wire")
+
+    def __init__(self, wire: Wire, pool: Pool, data: bytes, connect_s: float) -> None:
+        self._wire = wire
+        self._pool = pool
+        self._data = data
+        self._connect_s = connect_s
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Stream:
+        if self._pool.full:
+            await _queue(self._pool)
+        else:
+            await self._pool.enter()
+        try:
+            connection = await self._answered()
+            if not 200 <= connection.status < 300:
+                text = await _read(self._wire.endpoint, connection, MAX_ERROR_BYTES, cut=True)
+                raise HttpStatus(connection.status, text, _retry_after_s(connection.headers))
+        except BaseException:
+            self._pool.leave(self._connection)
+            raise
+        return Stream(self._wire.endpoint, connection)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.leave(self._connection)
+
+    async def _answered(self) -> Connection:
+        """Sends the request; a second time when the connection had been closed by the server.
+
+        llama.cpp closes one after each stream, without saying so beforehand: a request that
+        follows at once may still be given it.
+        """
+        endpoint = self._wire.endpoint
+        if (kept := self._pool.kept()) is not None:
+            try:
+                return await self._ask(kept)
+            except Hangup as error:
+                if not error.silent:
+                    raise endpoint.failure(error) from error
+                self._pool.forget(kept)
+                self._connection = None
+            except HttpError as error:
+                raise endpoint.failure(error) from error
+        try:
+            new = await self._pool.connect(self._connect_s)
+        except (OSError, ConnectTimeout) as error:
+            raise endpoint.unreachable(error) from error
+        try:
+            return await self._ask(new)
+        except HttpError as error:
+            raise endpoint.failure(error) from error
+
+    async def _ask(self, connection: Connection) -> Connection:
+        self._connection = connection
+        if (wanted := connected.get()) is not None:
+            wanted()
+        connection.send(self._data)
+        await connection.answered()
+        return connection
 
 
 class Wire:
@@ -206,42 +299,34 @@ class Wire:
 
     def __init__(self, settings: WireSettings) -> None:
         self.endpoint = Endpoint(settings)
-        self._connect_s = settings.connect_s
-        tls = settings.tls or _public_authorities()
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_note_reuse)
-        tracing.on_connection_create_end.append(_note_connection)
-        tracing.on_connection_queued_start.append(_note_queued)
-        tracing.on_connection_queued_end.append(_note_unqueued)
-
-        def session() -> aiohttp.ClientSession:
-            return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls
-                ),
-                # What a server sets for one caller must not be sent for another.
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[tracing],
-            )
-
-        self._client = httpx.AsyncClient(
-            base_url=settings.base_url.rstrip("/") + "/",
+        self._settings = settings
+        url = urlsplit(settings.base_url)
+        secure = url.scheme == "https"
+        tls = (settings.tls or _public_authorities()) if secure else None
+        port = url.port or (443 if secure else 80)
+        self._pool = Pool(url.hostname or "", port, tls, settings.max_connections)
+        self._base = quote(url.path.rstrip("/") + "/", safe=_PATH_SAFE)
+        headers = {
+            "host": url.netloc.rpartition("@")[2],
+            "accept": "*/*",
+            "user-agent": "atmosphere-grpc",
             # Compressed answers would have to be bounded twice, and delay tokens.
-            headers={"accept-encoding": "identity", **settings.headers},
-            transport=AiohttpTransport(verify=tls, client=session, trust_env=False),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # likewise httpx's own
-            follow_redirects=False,
-            trust_env=False,
-        )
+            "accept-encoding": "identity",
+            **{name.lower(): value for name, value in settings.headers.items()},
+        }
+        self._head = _lines(headers)
+        # An endpoint's paths are few; with the common headers, so that they are joined once.
+        self._begun = functools.lru_cache(maxsize=256)(self._begin)
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        await self._client.aclose()
+        self._pool.close()
 
     async def get(self, path: str) -> bytes:
         """The body of a GET."""
-        async with self._exchange("GET", path, None, {}, math.inf) as response:
-            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+        data = self._request("GET", path, trace_headers(), b"")
+        async with Exchange(self, self._pool, data, self._settings.connect_s) as answer:
+            return await answer.body()
 
     async def post(
         self,
@@ -252,111 +337,75 @@ class Wire:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> bytes:
         """The body of the answer to a POST of JSON."""
-        async with self._exchange("POST", path, body, headers, connect_s) as response:
-            return await _read(self.endpoint, response, MAX_BODY_BYTES)
+        async with self.stream(path, body, connect_s=connect_s, headers=headers) as answer:
+            return await answer.body()
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(
         self,
         path: str,
         body: bytes,
         *,
         connect_s: float,
         headers: Mapping[str, str] = NO_HEADERS,
-    ) -> AsyncIterator[Stream]:
+    ) -> Exchange:
         """A POST of JSON whose answer is read as it comes; entered when its headers are there."""
-        async with self._exchange("POST", path, body, headers, connect_s) as response:
-            yield Stream(self.endpoint, response)
+        own = {**_JSON, "content-length": str(len(body)), **trace_headers(), **headers}
+        data = self._request("POST", path, own, body)
+        return Exchange(self, self._pool, data, min(self._settings.connect_s, connect_s))
 
-    @contextlib.asynccontextmanager
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        connect_s: float,
-    ) -> AsyncIterator[httpx.Response]:
-        request = self._client.build_request(
-            method,
-            path,
-            content=body,
-            headers={**_JSON, **trace_headers(), **headers} if body else trace_headers(),
-            # Only connecting is bounded here; all that follows, by the call's budget.
-            timeout=httpx.Timeout(None, connect=min(self._connect_s, connect_s)),
-        )
-        with self.endpoint.failures():
-            response = await self._send(request)
-        try:
-            if not response.is_success:
-                text = await _read(self.endpoint, response, MAX_ERROR_BYTES, cut=True)
-                raise HttpStatus(response.status_code, text, _retry_after_s(response))
-            yield response
-        finally:
-            with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
-                await response.aclose()
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        return b"".join((self._begun(method, path), _lines(headers), b"\r\n", body))
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request; a second time when the connection had been closed by the server.
+    def _begin(self, method: str, path: str) -> bytes:
+        """What a request begins with."""
+        line = f"{method} {self._base}{quote(path, safe=_PATH_SAFE)} HTTP/1.1\r\n"
+        return line.encode() + self._head
 
-        llama.cpp closes one after each stream, without saying so beforehand: a request that
-        follows at once may still be given it.
-        """
-        _reused.set(False)
-        try:
-            return await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            closed = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-            if not (_reused.get() and isinstance(error.__cause__, closed)):
-                raise
-        return await self._client.send(request, stream=True)
+
+async def _queue(pool: Pool) -> None:
+    """Waits for a place in a pool; the attempt's record is told."""
+    attempt = current().last
+    if attempt is not None:
+        attempt.wait_for_connection()
+    await pool.enter()
+    if attempt is not None:
+        attempt.got_connection()
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\r") != len(headers) or text.count("\n") != len(headers) or "\0" in text:
+        raise ValueError("a header would be more than one")  # never of what callers may send
+    return text.encode()
 
 
 @functools.cache
 def _public_authorities() -> ssl.SSLContext:
     """Made once: reading them takes some 20 ms."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
-async def _note_reuse(*_: object) -> None:
-    _reused.set(True)
-    await _note_connection()
-
-
-async def _note_queued(*_: object) -> None:
-    if (attempt := current().last) is not None:
-        attempt.wait_for_connection()
-
-
-async def _note_unqueued(*_: object) -> None:
-    if (attempt := current().last) is not None:
-        attempt.got_connection()
-
-
-async def _note_connection(*_: object) -> None:
-    if (wanted := connected.get()) is not None:
-        wanted()
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 async def _read(
-    endpoint: Endpoint, response: httpx.Response, limit: int, *, cut: bool = False
+    endpoint: Endpoint, connection: Connection, limit: int, *, cut: bool = False
 ) -> bytes:
     """The body, bounded: what is over `limit` is an error, or cut off."""
     parts: list[bytes] = []
     size = 0
-    with endpoint.failures():
-        async for chunk in response.aiter_raw():
+    try:
+        while chunk := await connection.read():
             size += len(chunk)
             if size > limit:
                 if cut:
                     break
                 raise endpoint.contract(f"its answer is larger than {limit} bytes")
             parts.append(chunk)
+    except HttpError as error:
+        raise endpoint.failure(error) from error
     return b"".join(parts)
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Retry-After in seconds; None where it is missing, a date, or nonsense."""
-    value: str = response.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     # A date (RFC 9110, 10.2.3) would need the two clocks to agree; backends send seconds.
     return min(float(value), 3600.0) if value.isdecimal() else None

@@ -59,6 +59,8 @@ def check_image_url(url: str, path: str, faults: Faults) -> None:
 
 def decode_sampling(message: chat_pb2.SamplingOptions, faults: Faults) -> Sampling:
     """How to sample; unset fields stay None."""
+    if not message.ListFields():
+        return Sampling()
     sampling = Sampling(
         temperature=message.temperature if message.HasField("temperature") else None,
         top_p=message.top_p if message.HasField("top_p") else None,

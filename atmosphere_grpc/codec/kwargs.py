@@ -38,6 +38,8 @@ class Kwargs:
 
 def decode_kwargs(struct: Struct, faults: Faults) -> Kwargs:
     """The named arguments of a request; notes what is unknown or of a wrong type."""
+    if not struct.fields:
+        return Kwargs()
     given = struct_to_dict(struct, "kwargs")
     for name in given.keys() - _READERS.keys():
         near = difflib.get_close_matches(name, _READERS, n=1)
@@ -58,6 +60,8 @@ def decode_kwargs(struct: Struct, faults: Faults) -> Kwargs:
 
 def merge_sampling(typed: Sampling, kwargs: Kwargs, faults: Faults) -> Sampling:
     """The typed options and those among the arguments; a value given twice is a fault."""
+    if not kwargs.sampling_keys:
+        return typed
     unset = Sampling()
     for name in kwargs.sampling_keys:
         if getattr(typed, name) != getattr(unset, name):
@@ -69,6 +73,8 @@ def merge_sampling(typed: Sampling, kwargs: Kwargs, faults: Faults) -> Sampling:
 def sampling_fields(typed: Sampling, kwargs: Kwargs) -> tuple[str, ...]:
     """The paths of what a request says about sampling."""
     unset = Sampling()
+    if typed == unset and not kwargs.sampling_keys:
+        return ()
     names = [item.name for item in fields(Sampling)]
     set_names = [name for name in names if getattr(typed, name) != getattr(unset, name)]
     return (

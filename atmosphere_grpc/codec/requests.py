@@ -90,6 +90,11 @@ def wants_progress(request: chat_pb2.ChatRequest) -> bool:
     return not request.stream.no_progress
 
 
+def max_delay_s(request: chat_pb2.ChatRequest) -> float:
+    """How long a caller lets text be joined, in seconds; 0: the server's default."""
+    return request.stream.max_delay_ms / 1000
+
+
 def decode_embed(request: execution_pb2.EmbedRequest) -> EmbedCall:
     """An Embed request.
 

@@ -6,7 +6,7 @@ from atmosphere_grpc.config.settings import Settings
 
 FIXED_SETTINGS = (
     *("listen", "node_id", "state_dir", "reflection", "embedded", "tls"),
-    *("http", "metrics", "telemetry", "log_format", "workers", "worker_timeout"),
+    *("http", "metrics", "telemetry", "log_format", "workers", "worker_timeout", "event_engine"),
 )
 #: Settings of `auth` whose change would forget what was counted.
 COUNTING = ("limits_storage", "limits_password")

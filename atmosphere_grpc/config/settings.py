@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -156,6 +156,18 @@ class Settings(BaseSettings):
     progress_interval: Duration = Field(
         5.0, description="Between two `progress` events of a chat that waits for its first token."
     )
+    event_engine: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether gRPC is driven by its event engine, which costs more CPU. `auto`: not "
+        "with the versions of grpcio that were tried without it. The environment's "
+        "`GRPC_EXPERIMENTS` goes before.",
+    )
+    stream_join: Literal["auto", "off"] | Annotated[Duration, Field(le=1.0)] = Field(
+        "auto",
+        description="How long the text of a stream may be joined into larger deltas after the "
+        "first one, where its caller says nothing of it (`max_delay_ms`). `auto`: not at all with "
+        "few streams, up to 20 ms with many; `off`: never. At most 1 s.",
+    )
     attempts: Attempts = Field(Attempts(), description="How often a call is tried.")
     deadlines: Deadlines = Field(Deadlines(), description="How long a call may take in all.")
     embedded: Embedded = Field(Embedded(), description="The embedded default.")
@@ -166,6 +178,12 @@ class Settings(BaseSettings):
         "default is enabled.",
     )
     routing: Routing = Field(Routing(), description="Which intents go where.")
+
+    @field_validator("event_engine", "stream_join", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        """YAML takes `on` and `off` for truth values."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Self:

@@ -6,10 +6,10 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TypeVar
 
-from atmosphere_grpc.backends import Backend, connected
+from atmosphere_grpc.backends import Backend, connected, joining
 from atmosphere_grpc.domain import (
     Anomalies,
     Attempt,
@@ -137,15 +137,17 @@ async def attempt_chat(
     """
     _check_input(call, trial.integration, trial.model)
     with trial.integration.limiter.turn(caller.get()) as turn:
-        async with aclosing(_its_turn(trial, turn, budget, pulse)) as waiting:
-            async for progress in waiting:
-                yield progress
+        if not turn.granted.done():
+            async with aclosing(_its_turn(trial, turn, budget, pulse)) as waiting:
+                async for progress in waiting:
+                    yield progress
         endpoint = trial.begin(route.capability, tried, call.session_id)
         limit = trial.first_token_limit(budget)
         with endpoint.call():
-            async with aclosing(_warm(trial, endpoint, limit, pulse)) as waiting:
-                async for progress in waiting:
-                    yield progress
+            if endpoint.backend.is_cold(trial.model):
+                async with aclosing(_warm(trial, endpoint, limit, pulse)) as waiting:
+                    async for progress in waiting:
+                        yield progress
             connect_s = trial.connect_s(budget)
             pulse.waiting = Waiting.CONNECTING
             connected.set(pulse.connected)
@@ -174,13 +176,16 @@ async def attempt_chat(
                 what = f"the next token of {trial.name}"
                 called = False
                 heard = trial.record.listen(call.messages)
-                while isinstance(event, Delta):
-                    called = called or bool(event.tool_calls)
-                    if heard is not None:
-                        heard.append(event)
-                    yield event
-                    async with budget.within(Phase.IDLE, idle_s, what):
-                        _, event = await _next(events)
+                join_s = joining.get()
+                with closing(budget.watch(Phase.IDLE, idle_s, what)) as idle:
+                    while isinstance(event, Delta):
+                        called = called or bool(event.tool_calls)
+                        if heard is not None:
+                            heard.append(event)
+                        yield event
+                        # What is joined came before it is told.
+                        with idle.later(join_s()):
+                            _, event = await _next(events)
                 trial.record.answer(begun.model, event.usage, event.finish_reason)
                 if not called and _demands_a_call(call, event.finish_reason):
                     raise _tool_choice_ignored(trial.name)
@@ -220,15 +225,17 @@ async def attempt_whole(
     """
     silent = Pulse(budget)
     with trial.integration.limiter.turn(caller.get()) as turn:
-        async for _ in _its_turn(trial, turn, budget, silent):
-            pass
+        if not turn.granted.done():
+            async for _ in _its_turn(trial, turn, budget, silent):
+                pass
         endpoint = trial.begin(capability, tried)
         limit_s = trial.integration.spec.timeouts.first_token_s
         what = f"{WHOLE[capability]} of {trial.name}"
         limit = budget.within(Phase.FIRST_TOKEN, limit_s, what, share=trial.share)
         with endpoint.call():
-            async for _ in _warm(trial, endpoint, limit, silent):
-                pass
+            if endpoint.backend.is_cold(trial.model):
+                async for _ in _warm(trial, endpoint, limit, silent):
+                    pass
             async with limit:
                 answer = await ask(endpoint.backend, trial.model, trial.connect_s(budget))
         turn.done()
@@ -247,8 +254,6 @@ async def _its_turn(
     Raises:
         Failure: DEADLINE_EXCEEDED, at once where the turn cannot come in time.
     """
-    if turn.granted.done():
-        return
     limiter = trial.integration.limiter
     ahead = limiter.ahead(turn)
     what = f"its turn at {trial.name}, with {ahead} calls ahead of it"
@@ -269,8 +274,6 @@ async def _warm(
 
     The load is nobody's own: it goes on without those who wait for it.
     """
-    if not endpoint.backend.is_cold(trial.model):
-        return
     # A load may take as long as the first token, of which it is a part.
     loading = endpoint.warm(trial.model, trial.integration.spec.timeouts.first_token_s)
     pulse.waiting = Waiting.FIRST_TOKEN

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from atmosphere_grpc.errors import Failure, Phase
 
@@ -75,6 +76,10 @@ class Budget:
         """
         return PhaseLimit(self, phase, limit_s, what, share, keep_s)
 
+    def watch(self, phase: Phase, limit_s: float, what: str) -> Watch:
+        """Bounds a wait that comes again and again, each time anew; as `within`."""
+        return Watch(self, phase, limit_s, what)
+
 
 class PhaseLimit:
     """A bounded wait: `async with` it; raises a `Failure` that names the phase.
@@ -121,18 +126,97 @@ class PhaseLimit:
 
     def failure(self) -> Failure:
         """What a wait that took too long is told as; `metadata.limit` says whose limit it was."""
-        if self._limit != "call":
-            whose = "its limit of" if self._limit == "integration" else "its share of the time,"
-            return Failure.out_of_time(
-                self._phase,
-                f"no sign of {self._what} within {whose} {self._given_s:.3g} s",
-                limit=self._limit,
-            )
-        # Between two tokens of a live stream it is the whole that ran out, not the wait.
-        phase = Phase.TOTAL if self._phase is Phase.IDLE else self._phase
+        return _too_late(self._budget, self._phase, self._limit, self._given_s, self._what)
+
+
+class Watch:
+    """A wait that comes again and again, such as that for the next token.
+
+    Its one timer looks, when it is due, whether it still is: a timer for each token took a tenth of
+    what a token cost. `close` it at the end.
+    """
+
+    __slots__ = (
+        *("_armed", "_at", "_budget", "_cancelling", "_end", "_expired", "_limit_s", "_own"),
+        *("_phase", "_task", "_timer", "_what"),
+    )
+
+    def __init__(self, budget: Budget, phase: Phase, limit_s: float, what: str) -> None:
+        self._budget = budget
+        self._phase = phase
+        self._limit_s = limit_s
+        self._what = what
+        self._end = self._at = math.inf
+        self._armed = self._expired = self._own = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+
+    def later(self, grace_s: float) -> Self:
+        """`with` it, a wait: it may take so much longer than the limit.
+
+        Raises:
+            Failure: The wait took too long.
+        """
+        own = time.monotonic() + self._limit_s + grace_s
+        self._own = own < self._budget.deadline
+        self._end = own if self._own else self._budget.deadline
+        return self
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
+        self._armed = True
+        if self._end < self._at:
+            self._set()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._armed = False
+        if not self._expired or self._task is None:
+            return
+        self._expired = False
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            limit, given_s = ("integration", self._limit_s) if self._own else ("call", 0.0)
+            raise _too_late(self._budget, self._phase, limit, given_s, self._what) from None
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self) -> None:
+        self.close()
+        self._at = self._end
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, self._end - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        self._timer, self._at = None, math.inf
+        if not self._armed or self._task is None:
+            return  # the next wait sets it
+        if time.monotonic() < self._end:
+            self._set()
+            return
+        self._expired = True
+        self._task.cancel()
+
+
+def _too_late(budget: Budget, phase: Phase, limit: str, given_s: float, what: str) -> Failure:
+    if limit != "call":
+        whose = "its limit of" if limit == "integration" else "its share of the time,"
         return Failure.out_of_time(
-            phase,
-            f"{self._budget.set_by} of {self._budget.given_s:.3g} s was used up while waiting for "
-            f"{self._what}",
-            limit="call",
+            phase, f"no sign of {what} within {whose} {given_s:.3g} s", limit=limit
         )
+    # Between two tokens of a live stream it is the whole that ran out, not the wait.
+    phase = Phase.TOTAL if phase is Phase.IDLE else phase
+    return Failure.out_of_time(
+        phase,
+        f"{budget.set_by} of {budget.given_s:.3g} s was used up while waiting for {what}",
+        limit="call",
+    )

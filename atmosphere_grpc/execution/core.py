@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from atmosphere_grpc.backends import Backend
+from atmosphere_grpc.backends import Backend, joining
 from atmosphere_grpc.domain import (
     Anomalies,
     AnomalyCall,
@@ -46,6 +46,7 @@ from atmosphere_grpc.execution.attempt import Ask, attempt_chat, attempt_whole
 from atmosphere_grpc.execution.attempts import ONCE, Attempts, AttemptSettings
 from atmosphere_grpc.execution.budget import Budget
 from atmosphere_grpc.execution.caller import permit
+from atmosphere_grpc.execution.joining import Joining, whole
 from atmosphere_grpc.execution.plan import Place, Planner
 from atmosphere_grpc.execution.waiting import Pulse, running
 from atmosphere_grpc.integrations.registry import Registry
@@ -76,6 +77,7 @@ class Execution:
         settings: How many attempts a call has.
         progress_s: Between two signs of life of a chat that waits, in seconds.
         planner: Decides where calls go; None for one without configured routes.
+        join: How long the text of a stream is joined; None for not at all.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Execution:
         settings: AttemptSettings = AttemptSettings(),  # noqa: B008 - frozen
         progress_s: float = math.inf,
         planner: Planner | None = None,
+        join: Joining | None = None,
     ) -> None:
         self._registry = registry
+        self.join = join or Joining(0.0)
         self.planner = planner or Planner(registry)
         self.settings = settings
         self.progress_s = progress_s
@@ -98,6 +102,7 @@ class Execution:
         progress: bool = False,
         routed: bool = False,
         undo: Callable[[], None] | None = None,
+        max_delay_s: float = 0.0,
     ) -> AsyncGenerator[ChatEvent, None]:
         """Continues a conversation: Started, deltas, Completed.
 
@@ -108,16 +113,22 @@ class Execution:
             routed: Whether the router decides where it goes, by what was said last.
             undo: Has what came so far forgotten, so that an answer that broke off can be begun
                 anew; None where it was sent on.
+            max_delay_s: How long text may be joined after the first delta; 0 for the default.
         """
         if routed:
             call, place = await self._routed(call, budget)
         else:
             place = await self.planner.of(call.target, Capability.CHAT, budget)
         pulse = Pulse(budget, self.progress_s if progress else math.inf)
+        join = self.join.of(max_delay_s)
+        joining.set(join)
         chat = self._chat(call, place, budget, self.settings, pulse, undo)
-        async with aclosing(chat) as events:
-            async for event in events:
-                yield event
+        try:
+            async with aclosing(chat) as events:
+                async for event in events:
+                    yield event
+        finally:
+            join.close()
 
     async def _routed(self, call: ChatCall, budget: Budget) -> tuple[ChatCall, Place]:
         """A conversation with what its route adds to it, and where it goes.
@@ -244,6 +255,7 @@ class Execution:
         assembler = Assembler()
         # The caller sees nothing of an answer before it is whole: one that breaks off can be begun
         # anew.
+        joining.set(whole)
         chat = self._chat(call, place, budget, self.settings, Pulse(budget), assembler.reset)
         async with aclosing(chat) as events:
             return await assembler.whole(events)
@@ -261,6 +273,7 @@ class Execution:
         chat = ChatCall(target, (Message("user", call.prompt),))
         visible.named(self._registry, call.integration_id)
         assembler = Assembler()
+        joining.set(whole)
         try:
             place = await self.planner.of(target, Capability.CHAT, budget)
             async with aclosing(self._chat(chat, place, budget, ONCE, Pulse(budget))) as events:

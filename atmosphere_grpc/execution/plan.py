@@ -141,7 +141,7 @@ class Planner:
             made, place = await self._carried(chosen, call, budget)
         told = permit.get().integration
         tried = tuple(attempt for attempt in tried if told(attempt.integration_id))
-        return Plan(made, replace(place, decision=chosen.evidence(place.decision)), tried)
+        return Plan(made, Place(chosen.evidence(place.decision), place.choices), tried)
 
     async def _carried(
         self, chosen: Chosen, call: ExecuteCall, budget: Budget

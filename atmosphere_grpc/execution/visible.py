@@ -61,11 +61,11 @@ def candidates(items: list[Integration], capability: Capability) -> list[Candida
 def candidate(item: Integration, capability: Capability) -> Candidate:
     """An integration with what of it the caller may use."""
     state = item.state
-    allowed = permit.get()
+    allowed, models = permit.get(), item.models
     return Candidate(
         item.spec.id,
         state,
-        tuple(model for model in item.models if allowed.model(model.id)),
+        models if allowed.all_models else tuple(m for m in models if allowed.model(m.id)),
         item.model_for(capability, allowed.model),
         item.lists_all_models(capability),
         item.status.error if state is IntegrationState.DOWN else "",

@@ -40,6 +40,8 @@ class Auth(ServerInterceptor):
         self._prefix = f"/{service}/"
         self._entrance = entrance
         self.reflection_open = reflection_open
+        # Made once a method, not once a call.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -55,7 +57,13 @@ class Auth(ServerInterceptor):
             return self._reflecting(handler)
         if not method.startswith(self._prefix):
             return handler
-        name = method.removeprefix(self._prefix)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            name = method.removeprefix(self._prefix)
+            known = self._wrapped[method] = (handler, self._wrap(name, handler))
+        return known[1]
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
         # A request is not even decoded before its caller is let in.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(

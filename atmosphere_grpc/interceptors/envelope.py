@@ -40,6 +40,8 @@ class Enveloping(ServerInterceptor):
     def __init__(self, service: str, envelope: Envelope) -> None:
         self._prefix = f"/{service}/"
         self._envelope = envelope
+        # Made once a method, not once a call.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -51,7 +53,13 @@ class Enveloping(ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(self._prefix):
             return handler
-        name = method.removeprefix(self._prefix)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            name = method.removeprefix(self._prefix)
+            known = self._wrapped[method] = (handler, self._wrap(name, handler))
+        return known[1]
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
         # Requests are decoded inside: gRPC would tell the caller our exception, with code UNKNOWN.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(

@@ -56,8 +56,10 @@ class Chosen:
 
     def evidence(self, placed: RouteDecision) -> RouteDecision:
         """A decision on integration and model, with what led to the route."""
-        said = "; ".join(filter(None, (self.why, placed.explanation)))
-        decision = replace(placed, explanation=said)
+        decision = placed
+        if self.why:
+            said = f"{self.why}; {placed.explanation}" if placed.explanation else self.why
+            decision = replace(placed, explanation=said)
         if self.route is not None or self.ranking is not None:
             decision = replace(
                 decision, method=self.method, route=self.route.name if self.route else ""

@@ -62,14 +62,14 @@ BELOW = {
         *("process", "workers", "embedded", "config", "control", "domain", "log", "v1"),
         *("access", "admission", "listening"),
     },
-    "__main__": {"cli"},
+    "event_engine": {"config"},
+    "__main__": {"cli", "event_engine"},
     "__init__": set[str](),
 }
 #: Who alone may import what.
 RESERVED = {
-    "httpx": {"backends/wire.py"},
-    "httpx_aiohttp": {"backends/wire.py"},
-    "aiohttp": {"backends/wire.py"},
+    "httptools": {"backends/http1.py"},
+    "aiohappyeyeballs": {"backends/pool.py"},
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},

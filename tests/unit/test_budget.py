@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import pytest
 
 from atmosphere_grpc.errors import Failure, Phase, Reason
-from atmosphere_grpc.execution.budget import REPLY_RESERVE_S, Budget, Deadlines
+from atmosphere_grpc.execution.budget import REPLY_RESERVE_S, Budget, Deadlines, Watch
 
 DEADLINES = Deadlines(default_s=100.0, maximum_s=1000.0)
 
@@ -89,6 +90,64 @@ async def test_a_cancelled_wait_is_no_failure() -> None:
 
     task = asyncio.create_task(wait())
     await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def waits(watch: Watch, *waits_s: float, grace_s: float = 0.0) -> Failure | None:
+    """What became of waits, one after the other."""
+    try:
+        with closing(watch):
+            for wait_s in waits_s:
+                with watch.later(grace_s):
+                    await asyncio.sleep(wait_s)
+    except Failure as failure:
+        return failure
+    return None
+
+
+async def test_a_watch_bounds_each_wait_and_not_their_sum() -> None:
+    watch = Budget(None, Deadlines()).watch(Phase.IDLE, 0.05, "the next token")
+    assert await waits(watch, *[0.02] * 6) is None
+
+
+async def test_a_watch_tells_the_wait_that_took_too_long() -> None:
+    watch = Budget(None, Deadlines()).watch(Phase.IDLE, 0.05, "the next token")
+    failure = await waits(watch, 0.02, 0.02, 5.0)
+    assert failure is not None
+    assert failure.message == "no sign of the next token within its limit of 0.05 s"
+    assert (failure.metadata["phase"], failure.metadata["limit"]) == ("IDLE", "integration")
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_watch_gives_grace_for_what_is_held_back() -> None:
+    watch = Budget(None, Deadlines()).watch(Phase.IDLE, 0.02, "the next token")
+    assert await waits(watch, 0.04, grace_s=0.2) is None
+
+
+async def test_a_watch_ends_with_the_calls_time() -> None:
+    watch = Budget(0.1, Deadlines()).watch(Phase.IDLE, 30.0, "the next token")
+    failure = await waits(watch, 0.02, 5.0)
+    assert failure is not None
+    assert (failure.metadata["phase"], failure.metadata["limit"]) == ("TOTAL", "call")
+
+
+async def test_a_watch_leaves_what_is_between_the_waits_alone() -> None:
+    watch = Budget(None, Deadlines()).watch(Phase.IDLE, 0.02, "the next token")
+    with closing(watch):
+        for _ in range(2):
+            with watch.later(0.0):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_wait_that_is_cancelled_is_no_failure_of_its_watch() -> None:
+    watch = Budget(None, Deadlines()).watch(Phase.IDLE, 5.0, "the next token")
+    task = asyncio.create_task(waits(watch, 5.0))
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

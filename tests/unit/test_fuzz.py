@@ -230,6 +230,13 @@ class Bytes:
         except EventTooLarge:
             raise self._endpoint.contract("an event is too large") from None
 
+    @property
+    def due(self) -> bool:
+        return self._chance.random() < 0.5
+
+    def sent(self, *, last: bool) -> None:
+        pass
+
     async def drain(self) -> None:
         pass
 

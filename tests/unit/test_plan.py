@@ -213,8 +213,8 @@ async def test_where_none_is_available_a_found_route_gives_way_and_says_why() ->
 async def test_where_none_is_available_the_first_is_told_with_a_named_route() -> None:
     of = await looked_at(execution(CODE, a=Server("other")))
     sent = ExecuteCall(Target(route="code"), "Fix it")
-    for work in (of.route(sent, budget()), of.execute(sent, budget())):
-        failed = await failure(work)
+    for method in (of.route, of.execute):
+        failed = await failure(method(sent, budget()))
         assert failed.reason is Reason.MODEL_NOT_FOUND
         assert failed.message.startswith('route code: model: there is no model "big"; ')
 

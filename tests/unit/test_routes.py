@@ -68,8 +68,8 @@ def test_a_pattern_holds_anywhere_and_in_any_case(text: str, name: str) -> None:
     assert found(Routes([configured("code", {"pattern": r"\b[a-z]{3}-\d+"})]), text) == name
 
 
-def test_a_rule_is_told_as_it_was_written() -> None:
-    routes = Routes([configured("code", "pull  request", {"pattern": "/^fix/"})])
+def test_a_rule_is_told_in_its_own_words_and_a_pattern_as_one() -> None:
+    routes = Routes([configured("code", "pull  request", {"pattern": "^fix"})])
     for text, rule in (("the pull request", "pull  request"), ("Fix it", "/^fix/")):
         chosen = routes.by_rule(intent(text), text)
         assert chosen is not None
