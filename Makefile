@@ -101,8 +101,9 @@ docs: install ## Write the tables in README.md and docs/ that mirror the code
 docs-check: install
 	@$(BIN)/python tools/docs.py --check
 
-bench: install ## Measure latency and cost per call, per token
-	@$(BIN)/python -m benchmarks
+# What it compares is installed into the user's cache, the first time. ARGS="--quick" is a look only.
+bench: install ## Measure this service beside others; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
 build: install ## Build the wheel and the source distribution
 	@$(PIP) build && $(BIN)/python -m build --outdir dist

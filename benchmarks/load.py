@@ -1,0 +1,106 @@
+"""The client's runs: one server, one kind of call, so many at a time, checked and timed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.servers import Request, Server
+from benchmarks.tools import Tools
+from benchmarks.usage import cpu_s
+
+PATIENCE_S = 180
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the client does.
+
+    Attributes:
+        tokens: How many an answer must hold.
+        at_a_time: How many calls are open at any time.
+        a_connection: How many of them share one; always 1 with HTTP/1.1.
+        seconds: For how long new ones are begun; 0: as long as `calls` has it.
+        calls: How many at most; 0: as many as `seconds` allows.
+    """
+
+    tokens: int = 64
+    at_a_time: int = 1
+    a_connection: int = 1
+    seconds: float = 0.0
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a run gave; times in µs, of each call that was right.
+
+    Attributes:
+        calls: How many were right.
+        failed: How many were not.
+        reason: What was wrong with the first of these.
+        seconds: How long it took.
+        cpu_s: What the server used.
+        latency_us: From the begin of a call to its end.
+        first_us: To its first token.
+        gap_us: The longest pause between two tokens.
+    """
+
+    calls: int
+    failed: int
+    reason: str
+    seconds: float
+    cpu_s: float
+    latency_us: Sequence[float] = field(repr=False)
+    first_us: Sequence[float] = field(repr=False)
+    gap_us: Sequence[float] = field(repr=False)
+
+    @property
+    def call_us(self) -> float | None:
+        """CPU a call; None where one failed, since its share is not known."""
+        return None if self.failed or not self.calls else self.cpu_s / self.calls * 1e6
+
+    def token_us(self, tokens: int) -> float | None:
+        """CPU a token, of answers of so many."""
+        return None if self.call_us is None else self.call_us / tokens
+
+
+def begin(tools: Tools, server: Server, request: Request, load: Load) -> subprocess.Popen[str]:
+    """Starts a client, for those who look at the server meanwhile; `finished` takes its result."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    headers, body = folder / "headers", folder / "body"
+    headers.write_text("".join(f"{name}: {value}\n" for name, value in server.headers.items()))
+    body.write_bytes(request.body)
+    arguments: list[Any] = [server.protocol, "127.0.0.1", server.port, request.path, headers, body]
+    arguments += [load.at_a_time, load.a_connection, load.seconds, load.calls, load.tokens]
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [*tools.load, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def run(tools: Tools, server: Server, request: Request, load: Load) -> Sample:
+    """A run, and what it cost the server."""
+    before = cpu_s(server.pid) if server.pid else 0.0
+    client = begin(tools, server, request, load)
+    try:
+        out, _ = client.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        client.kill()
+        client.communicate()
+        return Sample(
+            0, load.at_a_time, f"not done after {PATIENCE_S} s", PATIENCE_S, 0, (), (), ()
+        )
+    used = cpu_s(server.pid) - before if server.pid else 0.0
+    return sample(out, used)
+
+
+def sample(out: str, used_s: float) -> Sample:
+    """What the client said of its run."""
+    if not out:
+        return Sample(0, 1, "the client could not connect", 0, used_s, (), (), ())
+    return Sample(cpu_s=used_s, **json.loads(out))
