@@ -118,7 +118,7 @@ def compare(
         results |= {server.name: Measured(version) for server in [alone, *servers]}
         for peer in peers:
             results[peer.name] = Measured(peer.version)
-            say(f"{peer.name} (installed the first time, which takes minutes)")
+            say(f"{peer.name} is started (and installed, the first time)")
             try:
                 server = stack.enter_context(peer.start(folder, alone.port))
             except AbsentError as error:
