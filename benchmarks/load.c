@@ -4,10 +4,12 @@
  * that what is compared was measured alike.
  *
  * load h1|grpc HOST PORT PATH HEADERS BODY CALLS_AT_A_TIME CALLS_A_CONNECTION SECONDS CALLS TOKENS
+ *      OPENING
  *
  * HEADERS is a file of lines `name: value`, BODY a file sent as it is (for gRPC: with its prefix).
  * No new call is begun after SECONDS (0: no end), nor more than CALLS (0: no end). An answer is
- * right when its status is OK and it holds "token " exactly TOKENS times. Prints JSON.
+ * right when its status is OK and it holds "token " exactly TOKENS times. At the beginning, at most
+ * OPENING (0: all) wait for their first token at a time. Prints JSON.
  *
  * Of HTTP/2 there is what gRPC's own servers need: no dynamic table (it asks for none), flow
  * control, settings, pings. cc -O2 -o load load.c
@@ -56,7 +58,7 @@ typedef struct {
 
 static int grpc, at_a_time, a_connection, wanted_tokens, epoll;
 static double seconds;
-static long limit, begun, done, failed, running;
+static long limit, begun, done, failed, running, waiting, peak, opening;
 static int64_t start, *latencies, *firsts, *gaps;
 static size_t kept_room;
 static Bytes body, request_head;
@@ -114,7 +116,10 @@ static void look(Call *call, const char *data, size_t length) {
     }
     if (call->tokens == before) return;
     int64_t now = now_ns();
-    if (!call->first) call->first = now;
+    if (!call->first) {
+        call->first = now;
+        if (running - --waiting > peak) peak = running - waiting;
+    }
     else if (now - call->last > call->gap) call->gap = now - call->last;
     call->last = now;
 }
@@ -139,6 +144,7 @@ static void over(Call *call) {
         firsts[done] = call->first - call->began;
         gaps[done++] = call->gap;
     }
+    if (!call->first) waiting--;
     running--;
     call->id = 0;
 }
@@ -180,7 +186,7 @@ static void send_body(Connection *connection, Call *call) {
 static void begin(Connection *connection, Call *call) {
     if (limit && begun >= limit) return;
     if (seconds > 0 && now_ns() - start >= seconds * 1e9) return;
-    begun++, running++;
+    begun++, running++, waiting++;
     *call = (Call){.id = connection->next_id, .began = now_ns(), .window = connection->initial};
     connection->next_id += 2;
     if (grpc) {
@@ -407,7 +413,7 @@ static void print(const char *name, const int64_t *values) {
 }
 
 int main(int count, char **given) {
-    if (count != 12) return fprintf(stderr, "see the head of load.c\n"), 2;
+    if (count != 13) return fprintf(stderr, "see the head of load.c\n"), 2;
     signal(SIGPIPE, SIG_IGN);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
@@ -421,17 +427,23 @@ int main(int count, char **given) {
     size_t got;
     while (file && (got = fread(buffer, 1, sizeof buffer, file))) add(&body, buffer, got);
     at_a_time = atoi(given[7]), a_connection = grpc ? atoi(given[8]) : 1;
-    seconds = atof(given[9]), limit = atol(given[10]), wanted_tokens = atoi(given[11]);
+    seconds = atof(given[9]), limit = atol(given[10]), wanted_tokens = atoi(given[11]), opening = atol(given[12]);
     prepare(given[2], given[3], given[4], given[5]);
     epoll = epoll_create1(0);
     int connections = (at_a_time + a_connection - 1) / a_connection, open = connections;
     Connection *all = calloc(connections, sizeof *all);
     for (int i = 0; i < connections; i++) open_connection(&all[i]);
     start = now_ns();
-    for (int i = 0; i < at_a_time; i++) begin(&all[i / a_connection], &all[i / a_connection].calls[i % a_connection]);
     for (int i = 0; i < connections; i++) flush(&all[i]);
     struct epoll_event events[256];
-    while (running && open) {
+    int begun_first = 0;
+    do {
+        for (; begun_first < at_a_time && (!opening || waiting < opening); begun_first++) {
+            Connection *connection = &all[begun_first / a_connection];
+            if (connection->fd < 0) continue;
+            begin(connection, &connection->calls[begun_first % a_connection]);
+            flush(connection);
+        }
         int ready = epoll_wait(epoll, events, 256, PATIENCE_MS);
         if (ready <= 0) {
             why("nothing came for a minute", "", 0);
@@ -444,8 +456,8 @@ int main(int count, char **given) {
             if (!connection->broken) flush(connection);
             if (connection->broken) give_up(connection), open--;
         }
-    }
-    printf("{\"calls\": %ld, \"failed\": %ld, \"seconds\": %.6f, \"reason\": \"%s\"", done, failed + running, (now_ns() - start) / 1e9, reason);
+    } while (running && open);
+    printf("{\"calls\": %ld, \"failed\": %ld, \"seconds\": %.6f, \"peak\": %ld, \"reason\": \"%s\"", done, failed + running, (now_ns() - start) / 1e9, peak, reason);
     print("latency_us", latencies);
     print("first_us", firsts);
     print("gap_us", gaps);

@@ -27,6 +27,7 @@ class Load:
         a_connection: How many of them share one; always 1 with HTTP/1.1.
         seconds: For how long new ones are begun; 0: as long as `calls` has it.
         calls: How many at most; 0: as many as `seconds` allows.
+        opening: How many may wait for their first token at the beginning; 0: all.
     """
 
     tokens: int = 64
@@ -34,6 +35,7 @@ class Load:
     a_connection: int = 1
     seconds: float = 0.0
     calls: int = 0
+    opening: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Sample:
         latency_us: From the begin of a call to its end.
         first_us: To its first token.
         gap_us: The longest pause between two tokens.
+        peak: How many had begun to answer at the same time, at most.
     """
 
     calls: int
@@ -59,6 +62,7 @@ class Sample:
     latency_us: Sequence[float] = field(repr=False)
     first_us: Sequence[float] = field(repr=False)
     gap_us: Sequence[float] = field(repr=False)
+    peak: int = 0
 
     @property
     def call_us(self) -> float | None:
@@ -77,7 +81,14 @@ def begin(tools: Tools, server: Server, request: Request, load: Load) -> subproc
     headers.write_text("".join(f"{name}: {value}\n" for name, value in server.headers.items()))
     body.write_bytes(request.body)
     arguments: list[Any] = [server.protocol, "127.0.0.1", server.port, request.path, headers, body]
-    arguments += [load.at_a_time, load.a_connection, load.seconds, load.calls, load.tokens]
+    arguments += [
+        load.at_a_time,
+        load.a_connection,
+        load.seconds,
+        load.calls,
+        load.tokens,
+        load.opening,
+    ]
     return subprocess.Popen(  # noqa: S603 - our own program
         [*tools.load, *map(str, arguments)], stdout=subprocess.PIPE, text=True
     )

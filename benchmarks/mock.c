@@ -5,7 +5,7 @@
  * GET <anything>               the models
  * POST .../chat/completions    the model's name says how: `instant` answers with one piece,
  *                              `burst64` with 64 tokens without a pause, `paced` with 64 at 5 ms,
- *                              `slow` with 20 at 1 s, `pair` with 2 at 20 ms. Each token is a write of its own.
+ *                              `slow` with 30 at 1 s, `pair` with 2 at 20 ms. Each token is a write of its own.
  *                              A field `user` with such a name goes before the model's.
  * POST .../embeddings          one vector
  *
@@ -33,7 +33,7 @@ typedef struct {
     int pace_ms;
 } Mode;
 
-static const Mode MODES[] = {{"instant", 1, 0}, {"burst64", 64, 0}, {"paced", 64, 5}, {"slow", 20, 1000}, {"pair", 2, 20}};
+static const Mode MODES[] = {{"instant", 1, 0}, {"burst64", 64, 0}, {"paced", 64, 5}, {"slow", 30, 1000}, {"pair", 2, 20}};
 enum { MODE_COUNT = sizeof MODES / sizeof *MODES, WORDS = 64 };
 
 typedef struct {

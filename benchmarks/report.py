@@ -162,7 +162,8 @@ def _scale(run: Mapping[str, Any]) -> list[str]:
 def _streams(item: Mapping[str, Any]) -> str:
     failed = f"; {item['failed']} failed ({item['reason']})" if item["failed"] else ""
     return (
-        f"{item['streams']:,} streams of a token a second: {item['whole']:,} came whole; RSS "
+        f"{item['streams']:,} streams of a token a second: {item['whole']:,} came whole, "
+        f"{item['at_once']:,} were open at once; RSS "
         f"{item['base_mb']:.0f} → {item['peak_mb']:.0f} MB, {item['kb_a_stream']:.0f} KB a stream; "
         f"the longest pause between two tokens {item['max_gap_ms']:,.0f} ms (99th percentile of "
         f"the streams' longest: {_number(item['p99_gap_ms'])} ms), the latest first token after "

@@ -17,7 +17,9 @@ from benchmarks.servers import Server, backend, service
 from benchmarks.tools import Tools
 from benchmarks.usage import cpu_s, rss_bytes
 
-SLOW_TOKENS, SLOW_PACE_MS = 20, 1000
+SLOW_TOKENS, SLOW_PACE_MS = 30, 1000
+#: How many streams wait for their first token at a time, while they are opened.
+OPENING = 32
 #: Callers share connections, as those of a few programs do.
 A_CONNECTION = 100
 CALLS_AT_A_TIME = (1, 10, 100, 1000)
@@ -44,7 +46,7 @@ def streams(tools: Tools, count: int) -> Mapping[str, Any]:
     with alone(tools, count) as server:
         base = rss_bytes(server.pid)
         request = server.request("slow", stream=True)
-        load = Load(SLOW_TOKENS, count, min(count, A_CONNECTION), calls=count)
+        load = Load(SLOW_TOKENS, count, min(count, A_CONNECTION), calls=count, opening=OPENING)
         before = cpu_s(server.pid)
         client = begin(tools, server, request, load)
         peak, until, out = base, time.monotonic() + PATIENCE_S, None
@@ -57,6 +59,7 @@ def streams(tools: Tools, count: int) -> Mapping[str, Any]:
         return {
             "streams": count,
             "whole": taken.calls,
+            "at_once": taken.peak,
             "failed": taken.failed,
             "reason": taken.reason,
             "base_mb": base / 1e6,

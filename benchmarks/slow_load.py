@@ -34,9 +34,41 @@ class Told:
     latency_us: list[float] = field(default_factory=list)
     first_us: list[float] = field(default_factory=list)
     gap_us: list[float] = field(default_factory=list)
+    peak: int = 0
 
 
-async def _one(call: Call, wanted: int, told: Told) -> None:
+class Gate:
+    """Lets so many calls wait for their first token at a time, and counts those that answer.
+
+    Args:
+        room: How many may.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = asyncio.Semaphore(room)
+        self._answering = 0
+        self.peak = 0
+
+    async def enter(self) -> None:
+        """Waits for a place."""
+        await self._room.acquire()
+
+    def first_token(self) -> None:
+        """A call has its first token."""
+        self._room.release()
+        self._answering += 1
+        self.peak = max(self.peak, self._answering)
+
+    def over(self, *, answered: bool) -> None:
+        """A call is over."""
+        if answered:
+            self._answering -= 1
+        else:
+            self._room.release()
+
+
+async def _one(call: Call, wanted: int, told: Told, gate: Gate) -> None:
+    await gate.enter()
     began, last, gap, count, tail = time.perf_counter(), 0.0, 0.0, 0, b""
     first = 0.0
     try:
@@ -47,11 +79,14 @@ async def _one(call: Call, wanted: int, told: Told) -> None:
             if not found:
                 continue
             now = time.perf_counter()
+            if not first:
+                gate.first_token()
             first, gap = first or now, max(gap, now - last if last else 0.0)
             last, count = now, count + found
         wrong = "" if count == wanted else f"{count} tokens instead of {wanted}"
     except (grpc.RpcError, httpx.HTTPError) as error:
         wrong = f"{type(error).__name__}: {error}"[:200]
+    gate.over(answered=bool(first))
     if wrong:
         told.failed += 1
         told.reason = told.reason or wrong
@@ -93,6 +128,7 @@ async def main(given: Sequence[str]) -> None:
     headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
     body = await asyncio.to_thread(Path(given[5]).read_bytes)
     at_a_time, a_connection, limit, wanted = (int(given[i]) for i in (6, 7, 9, 10))
+    gate = Gate(int(given[11]) or at_a_time)
     seconds, told, begun = float(given[8]), Told(), 0
     started = time.perf_counter()
 
@@ -102,7 +138,7 @@ async def main(given: Sequence[str]) -> None:
             not seconds or time.perf_counter() - started < seconds
         ):
             begun += 1
-            await _one(call, wanted, told)
+            await _one(call, wanted, told, gate)
 
     async with AsyncExitStack() as stack:
         calls: list[Call] = []
@@ -120,6 +156,7 @@ async def main(given: Sequence[str]) -> None:
                 )
             calls.append(_grpc_call(channel, path, body, metadata))
         await asyncio.gather(*map(caller, calls))
+    told.peak = gate.peak
     told.seconds = time.perf_counter() - started
     print(json.dumps(vars(told)))  # noqa: T201
 

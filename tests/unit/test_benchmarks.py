@@ -113,6 +113,7 @@ def slow(count: int, **other: Any) -> dict[str, Any]:
     return {
         "streams": count,
         "whole": count,
+        "at_once": count,
         "failed": 0,
         "reason": "",
         "base_mb": 60,
@@ -178,6 +179,7 @@ def test_streams_must_be_small_whole_and_never_starve() -> None:
     assert verdict(streams_target(slow(2000, peak_mb=141)).must) == "missed"
     assert verdict(streams_target(slow(2000, max_gap_ms=3001)).must) == "missed"
     assert verdict(streams_target(slow(2000, whole=1999)).must) == "missed"
+    assert verdict(streams_target(slow(2000, at_once=1999)).must) == "missed"
     assert verdict(streams_target(slow(500)).must) == "not measured"
     both = streams_target(slow(2000), slow(10_000))
     assert (verdict(both.must), verdict(both.stretch)) == ("met", "met")
@@ -255,5 +257,8 @@ def test_the_client_times_and_checks_each_answer(mock: Server, language: str) ->
     assert (taken.calls, taken.failed, taken.reason) == (6, 0, "")
     assert len(taken.latency_us) == len(taken.first_us) == len(taken.gap_us) == 6
     assert max(taken.gap_us) > 15e3
+    assert taken.peak == 3
+    one = run(tools, mock, asked, Load(tokens=2, at_a_time=3, calls=3, opening=1))
+    assert (one.calls, one.failed) == (3, 0)
     short = run(tools, mock, asked, Load(tokens=3, calls=1))
     assert (short.calls, short.failed, short.reason.strip()) == (0, 1, "2 tokens instead of 3")
