@@ -19,6 +19,13 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
+def number(value: float | None) -> str:
+    """A figure as it is written, with three digits; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def median(values: Sequence[float | None]) -> float | None:
     """The median of what was measured; None where nothing was."""
     known = [value for value in values if value is not None]

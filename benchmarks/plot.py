@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import number
 from benchmarks.rounds import OURS
 
 PANELS = (
@@ -52,7 +53,7 @@ def _panel(axis: Any, servers: Mapping[str, Any], name: str, title: str) -> None
     ordered = sorted(found, key=found.__getitem__, reverse=True)
     colors = [OWN if server == OURS else OTHERS for server in ordered]
     bars = axis.barh(ordered, [found[server] for server in ordered], color=colors, height=0.7)
-    axis.bar_label(bars, [f"{found[server]:,.3g}" for server in ordered], padding=3, fontsize=8)
+    axis.bar_label(bars, [number(found[server]) for server in ordered], padding=3, fontsize=8)
     axis.set_xscale("log")
     axis.margins(x=0.25)
     axis.set_title(title, fontsize=9)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import number, ratio
 from benchmarks.rounds import FLOOR, OURS
 from benchmarks.targets import targets, verdict
 
@@ -24,17 +25,11 @@ COLUMNS = (
 )
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def rows(run: Mapping[str, Any]) -> Iterable[tuple[str, Sequence[str]]]:
     """Each server that was measured, with its figures as they are written."""
     for name, item in run["servers"].items():
         if not item["absent"] and item["figures"] and name != "backend alone":
-            yield name, [_number(item["figures"].get(figure)) for figure, _, _ in COLUMNS]
+            yield name, [number(item["figures"].get(figure)) for figure, _, _ in COLUMNS]
 
 
 def show(run: Mapping[str, Any]) -> None:
@@ -69,8 +64,8 @@ def results(run: Mapping[str, Any]) -> str:
         "each other, not with those of other runs.",
         "",
         f"Medians of {options['rounds']} rounds; in each, every server had the same calls in turn. "
-        "CPU is user and system time of the server's processes. Client and backend "
-        f"({run['tools']}) are not counted; each caller has a connection of its own; every answer "
+        f"CPU is user and system time of the server's processes; {run['tools']}, whose own is not "
+        "counted. Each caller has a connection of its own; every answer "
         "was checked. This service had an API key, validation, metrics and a log line a call; the "
         "peers are as they come (gRPC here and at the floor, HTTP/1.1 at the others).",
         "",
@@ -149,9 +144,9 @@ def _scale(run: Mapping[str, Any]) -> list[str]:
     for name, title, unit in (("concurrency", "calls at a time", ""), ("prompts", "prompts", " B")):
         if grown := run.get(name):
             steps = ", ".join(
-                f"{int(size):,}{unit}: {_number(cost)}" for size, cost in grown["us"].items()
+                f"{int(size):,}{unit}: {number(cost)}" for size, cost in grown["us"].items()
             )
-            fit = _number(grown["exponent"])
+            fit = number(grown["exponent"])
             lines.append(f"µs CPU a call by {title}: {steps} (cost ~ size^{fit}).")
             lines += [f"{title}, failed: {text}" for text in grown["trouble"]]
     if run["soak"]:
@@ -160,13 +155,15 @@ def _scale(run: Mapping[str, Any]) -> list[str]:
 
 
 def _streams(item: Mapping[str, Any]) -> str:
+    a_stream = ratio((item["peak_mb"] - item["base_mb"]) * 1e3, item["at_once"])
     failed = f"; {item['failed']} failed ({item['reason']})" if item["failed"] else ""
     return (
         f"{item['streams']:,} streams of a token a second: {item['whole']:,} came whole, "
         f"{item['at_once']:,} were open at once; RSS "
-        f"{item['base_mb']:.0f} → {item['peak_mb']:.0f} MB, {item['kb_a_stream']:.0f} KB a stream; "
+        f"{item['base_mb']:.0f} → {item['peak_mb']:.0f} MB, "
+        f"{number(a_stream)} KB for each of these; "
         f"the longest pause between two tokens {item['max_gap_ms']:,.0f} ms (99th percentile of "
-        f"the streams' longest: {_number(item['p99_gap_ms'])} ms), the latest first token after "
+        f"the streams' longest: {number(item['p99_gap_ms'])} ms), the latest first token after "
         f"{item['max_first_ms']:,.0f} ms{failed}."
     )
 
@@ -175,10 +172,10 @@ def _soak(soak: Mapping[str, Any]) -> str:
     growth = "–" if soak["growth"] is None else f"{soak['growth']:.1%}"
     why = f" ({'; '.join(soak['reasons'])})" if soak["reasons"] else ""
     after = f"; afterwards: {soak['after']}" if soak["after"] else ""
+    held = sum(soak["left"].values())
     return (
         f"{soak['seconds']:.0f} s of traffic: {soak['whole']:,} calls whole, "
         f"{soak['cancelled']:,} cancelled, {soak['failed']} failed{why}; RSS grew by {growth} "
-        f"after the first quarter ({soak['first_mb']:.0f} → {soak['last_mb']:.0f} MB from start to end); "
-        f"permits, calls and places in queues held at the end: {sum(soak['left'].values()):.0f}"
-        f"{after}."
+        f"after the first quarter ({soak['first_mb']:.0f} → {soak['last_mb']:.0f} MB from start to "
+        f"end); permits, calls and places in queues held at the end: {held:.0f}{after}."
     )

@@ -115,7 +115,8 @@ def compare(
             stack.enter_context(floor(folder, FLOOR_TUNED, EXPERIMENTS)),
             stack.enter_context(service(folder, alone.port, name=OURS)),
         ]
-        results |= {server.name: Measured(version) for server in [alone, *servers]}
+        for server in [alone, *servers]:
+            results[server.name] = Measured(version if server.name == OURS else "")
         for peer in peers:
             results[peer.name] = Measured(peer.version)
             say(f"{peer.name} is started (and installed, the first time)")

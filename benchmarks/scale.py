@@ -64,7 +64,6 @@ def streams(tools: Tools, count: int) -> Mapping[str, Any]:
             "reason": taken.reason,
             "base_mb": base / 1e6,
             "peak_mb": peak / 1e6,
-            "kb_a_stream": (peak - base) / count / 1e3,
             "pace_ms": SLOW_PACE_MS,
             "max_gap_ms": max(taken.gap_us, default=0.0) / 1e3,
             "p99_gap_ms": percentile(taken.gap_us, 0.99) / 1e3 if taken.gap_us else None,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from benchmarks import slow_load, slow_mock
-from benchmarks.figures import added, exponent, growth, median, percentile, ratio
+from benchmarks.figures import added, exponent, growth, median, number, percentile, ratio
 from benchmarks.load import Load, Sample, run
 from benchmarks.report import results
 from benchmarks.rounds import FLOOR, OURS, Measured
@@ -43,6 +43,15 @@ def test_what_was_not_measured_stays_unknown() -> None:
     assert ratio(None, 2) is ratio(2, None) is ratio(2, 0) is None
     assert added(3, 2) == 1
     assert added(None, 2) is added(3, None) is None
+
+
+def test_a_figure_is_written_with_three_digits() -> None:
+    assert [number(item) for item in (None, 0.12345, 12.345, 1234.5)] == [
+        "–",
+        "0.123",
+        "12.3",
+        "1,234",
+    ]
 
 
 def test_an_exponent_is_that_of_the_sizes() -> None:
@@ -118,7 +127,6 @@ def slow(count: int, **other: Any) -> dict[str, Any]:
         "reason": "",
         "base_mb": 60,
         "peak_mb": 60 + count * 0.04,
-        "kb_a_stream": 40,
         "pace_ms": 1000,
         "max_gap_ms": 1500,
         "p99_gap_ms": 1400,
@@ -177,6 +185,9 @@ def streams_target(*runs: dict[str, Any]) -> Target:
 
 def test_streams_must_be_small_whole_and_never_starve() -> None:
     assert verdict(streams_target(slow(2000, peak_mb=141)).must) == "missed"
+    assert verdict(streams_target(slow(2000, at_once=1000)).must) == "missed"
+    small = streams_target(slow(2000, at_once=1000, peak_mb=100.1)).must
+    assert [bound.met for bound in small] == [False, True, False]  # 40 KB of those that were open
     assert verdict(streams_target(slow(2000, max_gap_ms=3001)).must) == "missed"
     assert verdict(streams_target(slow(2000, whole=1999)).must) == "missed"
     assert verdict(streams_target(slow(2000, at_once=1999)).must) == "missed"
