@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,44 +75,49 @@ class Sample:
         return None if self.call_us is None else self.call_us / tokens
 
 
-def begin(tools: Tools, server: Server, request: Request, load: Load) -> subprocess.Popen[str]:
-    """Starts a client, for those who look at the server meanwhile; `finished` takes its result."""
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    headers, body = folder / "headers", folder / "body"
-    headers.write_text("".join(f"{name}: {value}\n" for name, value in server.headers.items()))
-    body.write_bytes(request.body)
-    arguments: list[Any] = [server.protocol, "127.0.0.1", server.port, request.path, headers, body]
-    arguments += [
-        load.at_a_time,
-        load.a_connection,
-        load.seconds,
-        load.calls,
-        load.tokens,
-        load.opening,
-    ]
-    return subprocess.Popen(  # noqa: S603 - our own program
-        [*tools.load, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
+@contextmanager
+def begun(
+    tools: Tools, server: Server, request: Request, load: Load
+) -> Iterator[subprocess.Popen[str]]:
+    """A client that runs, for those who look at the server meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        headers, body = Path(folder) / "headers", Path(folder) / "body"
+        headers.write_text("".join(f"{name}: {value}\n" for name, value in server.headers.items()))
+        body.write_bytes(request.body)
+        arguments: list[Any] = [server.protocol, "127.0.0.1", server.port, request.path]
+        arguments += [headers, body, load.at_a_time, load.a_connection, load.seconds]
+        arguments += [load.calls, load.tokens, load.opening]
+        client = subprocess.Popen(  # noqa: S603 - our own program
+            [*tools.load, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            yield client
+        finally:
+            client.kill()
+            client.communicate()
+
+
+def output(client: subprocess.Popen[str], within_s: float) -> str | None:
+    """What a client printed; None while it is not done."""
+    try:
+        return client.communicate(timeout=within_s)[0]
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def run(tools: Tools, server: Server, request: Request, load: Load) -> Sample:
     """A run, and what it cost the server."""
     before = cpu_s(server.pid) if server.pid else 0.0
-    client = begin(tools, server, request, load)
-    try:
-        out, _ = client.communicate(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        client.kill()
-        client.communicate()
-        return Sample(
-            0, load.at_a_time, f"not done after {PATIENCE_S} s", PATIENCE_S, 0, (), (), ()
-        )
+    with begun(tools, server, request, load) as client:
+        out = output(client, PATIENCE_S)
     used = cpu_s(server.pid) - before if server.pid else 0.0
     return sample(out, used)
 
 
-def sample(out: str, used_s: float) -> Sample:
+def sample(out: str | None, used_s: float) -> Sample:
     """What the client said of its run."""
+    if out is None:
+        return Sample(0, 1, f"not done after {PATIENCE_S} s", PATIENCE_S, used_s, (), (), ())
     if not out:
         return Sample(0, 1, "the client could not connect", 0, used_s, (), (), ())
     return Sample(cpu_s=used_s, **json.loads(out))

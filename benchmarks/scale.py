@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from benchmarks.checking import check
 from benchmarks.figures import exponent, percentile
-from benchmarks.load import PATIENCE_S, Load, begin, run, sample
+from benchmarks.load import PATIENCE_S, Load, begun, output, run, sample
 from benchmarks.servers import Server, backend, service
 from benchmarks.tools import Tools
 from benchmarks.usage import cpu_s, rss_bytes
@@ -48,14 +47,12 @@ def streams(tools: Tools, count: int) -> Mapping[str, Any]:
         request = server.request("slow", stream=True)
         load = Load(SLOW_TOKENS, count, min(count, A_CONNECTION), calls=count, opening=OPENING)
         before = cpu_s(server.pid)
-        client = begin(tools, server, request, load)
         peak, until, out = base, time.monotonic() + PATIENCE_S, None
-        while out is None and time.monotonic() < until:
-            peak = max(peak, rss_bytes(server.pid))
-            out = _output(client)
-        client.kill()
-        client.communicate()
-        taken = sample(out or "", cpu_s(server.pid) - before)
+        with begun(tools, server, request, load) as client:
+            while out is None and time.monotonic() < until:
+                peak = max(peak, rss_bytes(server.pid))
+                out = output(client, SAMPLE_S)
+        taken = sample(out, cpu_s(server.pid) - before)
         return {
             "streams": count,
             "whole": taken.calls,
@@ -70,15 +67,6 @@ def streams(tools: Tools, count: int) -> Mapping[str, Any]:
             "max_first_ms": max(taken.first_us, default=0.0) / 1e3,
             "token_us": taken.token_us(SLOW_TOKENS),
         }
-
-
-def _output(client: subprocess.Popen[str]) -> str | None:
-    """What a client printed, if it is done within a moment."""
-    try:
-        out: str = client.communicate(timeout=SAMPLE_S)[0]
-    except subprocess.TimeoutExpired:
-        return None
-    return out
 
 
 def calls_at_a_time(tools: Tools, seconds: float) -> Mapping[str, Any]:
