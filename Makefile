@@ -104,8 +104,9 @@ docs-check: install
 envoy-descriptors: install ## Write what deploy/envoy turns JSON into calls by
 	@$(BIN)/python tools/descriptors.py
 
-bench: install ## Measure latency and cost per call, per token
-	@$(BIN)/python -m benchmarks
+# What it compares is installed into the user's cache, the first time. ARGS="--quick" is a look only.
+bench: install ## Measure this service beside others; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
 build: install ## Build the wheel and the source distribution
 	@$(PIP) build && $(BIN)/python -m build --outdir dist

@@ -36,6 +36,9 @@ from atmosphere_grpc.routing.routes import Route, Routes
 
 log = logging.getLogger(__name__)
 
+#: Connections of a backend beside those of calls.
+PROBES = 8
+
 Entry = Integration | Discovery
 
 
@@ -80,6 +83,8 @@ def integration_of(settings: IntegrationSettings) -> Integration | Discovery:
             connect_s=timeouts.connect,
             tls=tls,
             hint=settings.hint,
+            # Calls wait for their turn where that is told, and a probe never behind them.
+            max_connections=settings.limits.max_concurrency + PROBES,
         )
         for url in settings.base_urls
     ]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+from itertools import pairwise
 
 import pytest
 
@@ -33,9 +34,14 @@ async def test_what_is_done_is_not_waited_for() -> None:
 async def test_a_wait_tells_from_time_to_time_what_it_waits_for() -> None:
     pulse, future = Pulse(budget(), 0.01), asyncio.get_running_loop().create_future()
     pulse.waiting, pulse.ahead = Waiting.QUEUED, lambda: 3
-    asyncio.get_running_loop().call_later(0.055, future.set_result, None)
-    found = await beats(pulse, future, 10)
-    assert 3 <= len(found) <= 5
+    found: list[Progress] = []
+    async for item in pulse.until(future, budget().within(Phase.FIRST_TOKEN, 10, "x")):
+        found.append(item)
+        if len(found) == 4:
+            future.set_result(None)
+    assert len(found) == 4
+    times = [item.elapsed_ms for item in found]
+    assert all(later - earlier >= 5 for earlier, later in pairwise(times))
     assert {(item.waiting, item.queue_position) for item in found} == {(Waiting.QUEUED, 3)}
     pulse.connected()
     assert (pulse.waiting, pulse.ahead()) == (Waiting.FIRST_TOKEN, 0)
