@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -525,7 +526,7 @@ async def test_an_embedder_that_hangs_is_left_alone_until_one_intent_finds_it_ba
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     embedder = Embedder()
     async with prepared(reader := reader_of(embedder)):
         before = len(embedder.asked)
