@@ -32,7 +32,7 @@ from atmosphere_grpc.integrations.integration import (
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.routing.intents import IntentRouter
 from atmosphere_grpc.routing.reader import Reader
-from atmosphere_grpc.routing.routes import Route, Routes
+from atmosphere_grpc.routing.routes import Route, Routes, excerpt
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +150,13 @@ def planner_of(settings: Settings, registry: Registry) -> Planner:
         embedder = None
         if chosen is not None:
             embedder = IntegrationEmbedder(registry, chosen.integration, chosen.model)
+        # As much of each as is read of an intent: what is longer costs time, and nobody is like it.
+        read = {
+            route.name: [excerpt(text, routing.max_chars) for text in route.texts]
+            for route in routes.described
+        }
         reader = Reader(
-            {route.name: route.texts for route in routes.described},
+            read,
             routing.max_false_routes,
             embedder,
             chosen.timeout if chosen else 1.0,

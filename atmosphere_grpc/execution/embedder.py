@@ -64,6 +64,7 @@ class IntegrationEmbedder:
             return await backend.embed(model, call, connect_s=connect_s)
 
         budget = Budget(None, Deadlines(within_s, within_s))
+        budget.set_by = "its time"  # no call's: what asks for the vectors sets it
         with aside():
             trial = Trial(integration, model)
             made = await attempt_whole(trial, Capability.EMBED, ask, budget, frozenset())

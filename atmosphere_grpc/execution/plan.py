@@ -30,7 +30,7 @@ from atmosphere_grpc.routing.router import decide, first_available
 from atmosphere_grpc.routing.routes import Route, Routes
 
 #: How much of the time that is left reading an intent may take.
-READING_SHARE = 0.25
+READING_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)

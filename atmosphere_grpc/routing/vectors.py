@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -40,6 +41,8 @@ BATCH = 64
 BATCH_S = 120.0
 #: The cosine that two vectors of one text and one model have at least.
 SAME = 0.995
+#: How far the texts' vectors, of length 1, are apart at least in one dimension.
+LEAST_SPREAD = 1e-3
 
 
 async def of(texts: Sequence[str], embedder: Embedder, store: Path | None) -> Mapping[str, Vectors]:
@@ -50,22 +53,32 @@ async def of(texts: Sequence[str], embedder: Embedder, store: Path | None) -> Ma
     """
     identity = embedder.identity()
     path = store / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz" if store else None
-    known = shipped() if identity == SHIPPED_FOR else {}
-    if path:
-        known.update(await asyncio.to_thread(_load, path, identity))
-    if known and not await _still_holds(known, embedder):
+    known = await asyncio.to_thread(_kept, texts, identity, path)
+    if known and not await still_holds(*next(iter(known.items())), embedder):
         log.info("%s gives other vectors than before: the kept ones are made anew", identity)
         known = {}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
-    for start in range(0, len(missing), BATCH):
-        batch = missing[start : start + BATCH]
-        made = await embedder.embed(batch, BATCH_S)
-        known.update(zip(batch, units(made), strict=True))
-    if len({vector.shape for vector in known.values()}) > 1:
-        raise Failure(
-            Reason.BACKEND_CONTRACT, f"{identity} gives vectors of different lengths for its texts"
-        )
+    try:
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            made = await asyncio.to_thread(units, await embedder.embed(batch, BATCH_S))
+            if len(made) != len(batch) or any(
+                vector.shape != made.shape[1:] for vector in islice(known.values(), 1)
+            ):
+                raise Failure(
+                    Reason.BACKEND_CONTRACT,
+                    f"{identity} gives vectors of different lengths for its texts",
+                )
+            known.update(zip(batch, made, strict=True))
+    except Failure as failure:
+        if path and missing and known and failure.reason is not Reason.BACKEND_CONTRACT:
+            await asyncio.to_thread(_save, path, identity, known)  # the next try goes on from here
+        raise
     wanted = {text: known[text] for text in texts}
+    if not await asyncio.to_thread(_differ, wanted):
+        raise Failure(
+            Reason.BACKEND_CONTRACT, f"{identity} gives the same vector for whatever text"
+        )
     if path and missing:
         await asyncio.to_thread(_save, path, identity, wanted)
     return wanted
@@ -109,20 +122,51 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-async def _still_holds(known: Mapping[str, Vectors], embedder: Embedder) -> bool:
-    """Whether the same model still answers: one kept text is embedded again."""
-    text, vector = next(iter(known.items()))
+async def still_holds(text: str, vector: Sequence[float] | Vectors, embedder: Embedder) -> bool:
+    """Whether the same model still answers: one kept text is embedded again.
+
+    Raises:
+        Failure: The embedder cannot.
+    """
     (again,) = units(await embedder.embed([text], BATCH_S))
-    return again.shape == vector.shape and float(again @ vector) >= SAME
+    return again.shape == np.shape(vector) and float(again @ np.asarray(vector)) >= SAME
 
 
-def _load(path: Path, identity: str) -> dict[str, Vectors]:
+def _differ(vectors: Mapping[str, Vectors]) -> bool:
+    """Whether a model tells texts apart at all; of one text, that cannot be known."""
+    rows = np.stack([*vectors.values()])
+    return len(rows) == 1 or float(np.ptp(rows, axis=0).max()) >= LEAST_SPREAD
+
+
+def _kept(texts: Sequence[str], identity: str, path: Path | None) -> dict[str, Vectors]:
+    """What of the texts ships or was kept."""
+    from_file = _load(path, identity) if path else {}
+    from_package = shipped() if identity == SHIPPED_FOR else {}
+    found: dict[str, Vectors] = {}
+    for text in dict.fromkeys(texts):
+        vector = from_file.get(_key(text))
+        if vector is None:
+            vector = from_package.get(text)
+        if vector is not None:
+            found[text] = vector
+    return found
+
+
+def _key(text: str) -> bytes:
+    """What stands for a text in the file: a list of texts would be as wide as the longest."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def _load(path: Path, identity: str) -> dict[bytes, Vectors]:
     try:
         with path.open("rb") as file:
             kept = np.load(file, allow_pickle=False)
             if str(kept["identity"]) != identity:
                 return {}
-            return dict(zip(map(str, kept["texts"]), kept["vectors"], strict=True))
+            vectors = np.asarray(kept["vectors"], np.float32)
+            if vectors.ndim != 2:
+                raise ValueError("no vectors")
+            return dict(zip(map(bytes, kept["digests"]), vectors, strict=True))
     except FileNotFoundError:
         return {}
     except _WRONG as error:
@@ -147,7 +191,7 @@ def _save(path: Path, identity: str, vectors: Mapping[str, Vectors]) -> None:
             np.savez(
                 made,
                 identity=np.array(identity),
-                texts=np.array(list(vectors)),
+                digests=np.array([[*_key(text)] for text in vectors], np.uint8),
                 vectors=np.stack(list(vectors.values())),
             )
             os.replace(made, path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -556,11 +557,29 @@ def test_the_embedded_model_without_it_is_done_without_and_told(
     said = {"embedded": {"enabled": True}, "routing": {"routes": [DESCRIBED]}}
     planner = composition.planner_of(config.load(said=said), Registry([]))
     assert planner.router.reader is not None
-    assert planner.router.reader.tried.is_set()  # there is no embedder to wait for
+    asyncio.run(planner.router.reader.keep_prepared(5))  # there is no embedder to wait for
+    assert planner.router.reader.tried.is_set()
     assert caplog.messages == [
         "intents are gone by their letters: scikit-learn is not installed, which reads what an "
         "embedder says – pip install 'atmosphere-grpc[routing]'"
     ]
+
+
+def test_of_an_example_as_much_is_learned_as_is_read_of_an_intent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Mapping[str, Sequence[str]]] = []
+
+    class Reader:
+        def __init__(self, routes: Mapping[str, Sequence[str]], *_: object) -> None:
+            given.append(routes)
+
+    monkeypatch.setattr(composition, "Reader", Reader)
+    routes = [{"name": "a", "examples": ["begins " + "x" * 280_000 + " ends", "short"]}]
+    composition.planner_of(config.load(said=routing(routes=routes, max_chars=100)), Registry([]))
+    ((name, (long, short)),) = given[0].items()
+    assert (name, len(long), short) == ("a", 100, "short")
+    assert (long[:6], long[-4:]) == ("begins", "ends")
 
 
 def test_without_routes_that_are_described_nothing_reads_intents(

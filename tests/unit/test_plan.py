@@ -403,6 +403,7 @@ ROUTES = (
     ),
 )
 READER = Reader({item.name: item.texts for item in ROUTES if item.texts}, 0.05, None)
+asyncio.run(READER.keep_prepared(1))
 
 INTENTS = (
     *("", "Hello", "embed: a cat", "Review my pull request", "a secret", "index this", "far away"),

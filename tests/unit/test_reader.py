@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 
 from atmosphere_grpc.domain import RouteMethod
-from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.routing import reader as module
 from atmosphere_grpc.routing import requests
+from atmosphere_grpc.routing.lexical import Lexical
 from atmosphere_grpc.routing.reader import REMEMBERED, Reader
 
 SEMANTIC, LEXICAL = RouteMethod.SEMANTIC, RouteMethod.LEXICAL
@@ -140,6 +143,15 @@ def reader_of(embedder: Embedder | None, **fields: Any) -> Reader:
     return Reader(ROUTES, 0.05, embedder, **fields)
 
 
+async def idle(embedder: Embedder) -> None:
+    """Waits until nothing is asked of an embedder."""
+    for _ in range(100):
+        if not embedder.running:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("something is still asked")
+
+
 @contextlib.asynccontextmanager
 async def prepared(reader: Reader) -> AsyncIterator[asyncio.Task[None]]:
     """A reader that has tried to have the routes read, and goes on to."""
@@ -158,11 +170,32 @@ async def prepared(reader: Reader) -> AsyncIterator[asyncio.Task[None]]:
 
 async def test_without_an_embedder_letters_are_gone_by() -> None:
     reader = reader_of(None)
+    await reader.keep_prepared(5)  # which ends: there is nothing more to prepare
     assert reader.tried.is_set()
-    await reader.keep_prepared(5)  # there is nothing to prepare
     reading = await reader.read("Please write a Python function", 1)
     assert (reading.method, reading.note) == (LEXICAL, "")
     assert (reading.ranking.best, reading.ranking.sure) == ("code", True)
+
+
+@pytest.mark.parametrize("embedder", [None, Embedder()])
+async def test_before_anything_is_learned_no_route_is_sure(embedder: Embedder | None) -> None:
+    reader = reader_of(embedder)
+    reading = await reader.read("Please write a Python function", 1, ("cook",))
+    assert (reading.method, reading.note) == (LEXICAL, "the routes are still being read")
+    assert (reading.ranking.best, reading.ranking.sure) == ("cook", False)
+
+
+async def test_letters_are_learned_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on: list[str] = []
+
+    class Learning(Lexical):
+        def __init__(self, *given: Any) -> None:
+            on.append(threading.current_thread().name)
+            super().__init__(*given)
+
+    monkeypatch.setattr(module, "Lexical", Learning)
+    await reader_of(None).keep_prepared(5)
+    assert on != [threading.main_thread().name]
 
 
 async def test_before_the_routes_are_read_letters_are_gone_by_and_nobody_waits() -> None:
@@ -205,14 +238,35 @@ async def test_an_embedder_that_fails_is_told_and_letters_are_gone_by() -> None:
         assert (await reader.read("Please fix this bug", 1)).method is SEMANTIC
 
 
-@pytest.mark.parametrize(("timeout_s", "within_s"), [(0.5, 3.0), (3.0, 0.5)])
-async def test_an_intent_has_the_time_of_the_embedder_or_what_the_call_leaves(
-    timeout_s: float, within_s: float
-) -> None:
+async def test_an_embedder_has_its_own_time_and_an_intent_what_the_call_leaves() -> None:
     embedder = Embedder()
-    async with prepared(reader := reader_of(embedder, timeout_s=timeout_s)):
-        await reader.read("Fix it", within_s)
-        assert embedder.within[-1] == 0.5
+    async with prepared(reader := reader_of(embedder, timeout_s=3)):
+        embedder.stall = asyncio.Event()
+        reading = await reader.read("Fix this bug", 0.01)
+        assert embedder.within[-1] == 3
+        assert (reading.method, reading.ranking.best) == (LEXICAL, "code")
+        assert reading.note == ("the embedder gave no vector within its share of the call, 0.01 s")
+
+
+async def test_a_vector_that_comes_too_late_is_there_for_the_next_call() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        stall = embedder.stall = asyncio.Event()
+        assert (await reader.read("Fix this bug", 0.01)).method is LEXICAL
+        embedder.stall = None
+        stall.set()
+        await idle(embedder)
+        asked = len(embedder.asked)
+        assert (await reader.read("Fix this bug", 0)).method is SEMANTIC
+        assert len(embedder.asked) == asked
+
+
+async def test_what_ran_out_of_time_names_the_setting() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        embedder.down = Failure.out_of_time(Phase.FIRST_TOKEN, "1 s was used up", limit="call")
+        reading = await reader.read("Bake a cake", 9)
+        assert reading.note == "routing.embedder.timeout: 1 s was used up"
 
 
 async def test_an_embedder_that_is_too_slow_is_told_with_how_long_it_had() -> None:
@@ -293,7 +347,8 @@ async def test_an_intent_is_read_anew_among_other_routes() -> None:
 
 
 async def test_letters_too_are_compared_with_some_routes_only() -> None:
-    reading = await reader_of(None).read("Please fix this bug", 1, ("cook",))
+    await (reader := reader_of(None)).keep_prepared(5)
+    reading = await reader.read("Please fix this bug", 1, ("cook",))
     assert [name for name, _ in reading.ranking.scores] == ["cook"]
 
 
@@ -377,7 +432,186 @@ async def test_a_cancelled_call_leaves_nothing_running() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert embedder.running == 0
+        await idle(embedder)
+
+
+async def test_a_cancelled_call_takes_nothing_from_others() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        stall = embedder.stall = asyncio.Event()
+        calls = [asyncio.create_task(reader.read("Fix this bug", 9)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        calls[0].cancel()
+        await asyncio.sleep(0.01)
+        assert embedder.running == 1
+        stall.set()
+        assert (await calls[1]).method is SEMANTIC
+
+
+async def test_an_intent_of_a_request_that_was_left_is_asked_for_anew() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        embedder.stall = asyncio.Event()
+        call = asyncio.create_task(reader.read("Fix this bug", 9))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.sleep(0)
+        embedder.stall = None
+        assert (await reader.read("Fix this bug", 9)).method is SEMANTIC
+
+
+async def test_what_nobody_waits_for_ends_with_the_reader() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        embedder.stall = asyncio.Event()
+        assert (await reader.read("Fix this bug", 0.01)).method is LEXICAL
+        assert embedder.running == 1
+    await idle(embedder)
+
+
+# --- many at once -----------------------------------------------------------------------------
+
+
+async def test_intents_that_come_while_the_embedder_is_busy_are_asked_for_together() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        before = len(embedder.asked)
+        stall = embedder.stall = asyncio.Event()
+        texts = [f"Fix the bug of number {number}" for number in range(12)]
+        calls = [asyncio.create_task(reader.read(text, 9)) for text in (*texts, *texts)]
+        await asyncio.sleep(0.01)
+        assert embedder.asked[before:] == [[texts[0]], [texts[1]]]
+        embedder.stall = None
+        stall.set()
+        readings = await asyncio.gather(*calls)
+        assert {item.method for item in readings} == {SEMANTIC}
+        assert embedder.asked[before + 2 :] == [texts[2:]]
+
+
+async def test_a_request_holds_as_many_texts_as_the_embedder_manages() -> None:
+    class Slow(Embedder):
+        slow = False
+
+        async def embed(self, texts: Sequence[str], within_s: float) -> Sequence[Sequence[float]]:
+            if self.slow and len(texts) > 4:
+                self.asked.append([*texts])
+                raise Failure(Reason.DEADLINE_EXCEEDED, "too many")
+            return await super().embed(texts, within_s)
+
+    embedder = Slow()
+    async with prepared(reader := reader_of(embedder)):
+        before = len(embedder.asked)
+        await asyncio.gather(*(reader.read(f"one {number}", 9) for number in range(400)))
+        assert max(map(len, embedder.asked[before:])) == module.TEXTS
+        embedder.slow = True
+        for turn in range(3):
+            await asyncio.gather(*(reader.read(f"{turn} {number}", 9) for number in range(12)))
+        assert {len(texts) for texts in embedder.asked[-2:]} <= {1, 2, 3, 4, 5, 6}
+
+
+async def test_vectors_that_are_too_few_are_told() -> None:
+    class Few(Embedder):
+        async def embed(self, texts: Sequence[str], within_s: float) -> Sequence[Sequence[float]]:
+            made = await super().embed(texts, within_s)
+            return made[1:] if "odd" in texts else made
+
+    async with prepared(reader := reader_of(Few())):
+        assert (await reader.read("odd", 1)).note == "the embedder gives 0 vectors for 1 texts"
+
+
+# --- one that hangs ---------------------------------------------------------------------------
+
+
+async def test_an_embedder_that_hangs_is_left_alone_until_one_intent_finds_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        before = len(embedder.asked)
+        embedder.down = Failure(Reason.DEADLINE_EXCEEDED, "slow")
+        notes = [(await reader.read(f"Fix bug {number}", 1)).note for number in range(5)]
+        assert len(embedder.asked) == before + 3
+        assert notes[:3] == ["slow"] * 3
+        assert "ran out of time 3 times in a row (routing.embedder.timeout)" in notes[4]
+        now += module.GIVEN_UP_S
+        assert (await reader.read("Fix it", 1)).note == "slow"
+        assert "4 times in a row" in (await reader.read("Fix that", 1)).note
+        now += module.GIVEN_UP_S
+        embedder.down = None
+        for text in ("Fix it", "Fix that"):
+            assert (await reader.read(text, 1)).method is SEMANTIC
+
+
+async def test_those_that_wait_behind_a_request_that_hangs_are_told_too() -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        for number in range(2):
+            embedder.down = Failure(Reason.DEADLINE_EXCEEDED, "slow")
+            await reader.read(f"before {number}", 1)
+        stall = embedder.stall = asyncio.Event()
+        calls = [asyncio.create_task(reader.read(f"now {number}", 9)) for number in range(4)]
+        await asyncio.sleep(0.01)
+        asked = len(embedder.asked)
+        stall.set()
+        notes = [reading.note for reading in await asyncio.gather(*calls)]
+        assert notes[:2] == ["slow", "slow"]
+        assert all("in a row" in note for note in notes[2:])
+        assert len(embedder.asked) == asked
+
+
+# --- another model ----------------------------------------------------------------------------
+
+
+async def test_a_model_that_changes_under_its_name_is_noticed_while_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+
+    class Changing(Embedder):
+        sign = 1.0
+
+        def vector(self, text: str) -> list[float]:
+            return [self.sign * value for value in super().vector(text)]
+
+    embedder = Changing()
+    async with prepared(reader := reader_of(embedder)):
+        await log.line(READ)
+        embedder.down = DOWN  # tells nothing of which model it is
+        await asyncio.sleep(0.05)
+        embedder.down = None
+        assert (await reader.read("Fix the bug", 1)).method is SEMANTIC
+        embedder.sign = -1.0
+        await log.line("gives other vectors than before")
+        await log.line(READ)
+        assert (await reader.read("Fix the bug", 1)).ranking.best == "code"
+
+
+async def test_a_model_that_changes_again_and_again_is_read_less_and_less_often(
+    pauses: Pauses, log: Log
+) -> None:
+    embedder = Embedder()
+    async with prepared(reader := reader_of(embedder)):
+        for turn, pause_s in enumerate([0, 5, 10]):
+            await log.line(READ)
+            embedder.size = 20 + turn
+            await reader.read(f"Fix {turn}", 1)
+            if pause_s:
+                assert await pauses.asked.get() == pause_s
+                note = (await reader.read("Fix", 1)).note
+                assert note == f"the vectors changed again; the routes are read in {pause_s} s"
+                pauses.end()
+    assert module.longer(300, 5) == module.longer(200, 5) == 300
+
+
+async def test_vectors_that_are_wrong_are_asked_for_less_and_less_often(pauses: Pauses) -> None:
+    embedder = Embedder()
+    embedder.down = Failure(Reason.BACKEND_CONTRACT, "nonsense")
+    async with prepared(reader_of(embedder)):
+        for pause_s in (5, 10, 20):
+            assert await pauses.asked.get() == pause_s
+            pauses.end()
 
 
 async def test_a_server_that_stops_leaves_nothing_running() -> None:

@@ -89,13 +89,52 @@ async def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     await vectors.of(TEXTS, Embedder(), tmp_path)
     embedder = Embedder()
     await vectors.of(("two", "four", "three"), embedder, tmp_path)
-    assert embedder.asked == [["one"], ["four"]]
+    assert embedder.asked == [["two"], ["four"]]
     embedder = Embedder()
     await vectors.of(("two", "four", "three"), embedder, tmp_path)
     assert embedder.asked == [["two"]]
     embedder = Embedder()
     await vectors.of(TEXTS, embedder, tmp_path)  # what nobody wanted any more is not kept
     assert embedder.asked == [["two"], ["one"]]
+    other = Embedder()
+    await vectors.of(("five", "six"), other, tmp_path)  # nothing kept is used, none is looked at
+    assert other.asked == [["five", "six"]]
+
+
+async def test_what_was_made_before_a_failure_is_kept(tmp_path: Path) -> None:
+    texts = [str(number) for number in range(2 * vectors.BATCH)]
+
+    class Failing(Embedder):
+        async def embed(self, texts: Sequence[str], within_s: float) -> Sequence[Sequence[float]]:
+            if self.asked:
+                raise Failure(Reason.BACKEND_UNAVAILABLE, "gone")
+            return await super().embed(texts, within_s)
+
+    with pytest.raises(Failure, match="gone"):
+        await vectors.of(texts, Failing(), tmp_path)
+    embedder = Embedder()
+    assert [*await vectors.of(texts, embedder, tmp_path)] == texts
+    assert embedder.asked == [["0"], texts[vectors.BATCH :]]
+
+
+async def test_a_long_text_takes_no_more_place_than_a_short_one(tmp_path: Path) -> None:
+    long = "x" * 280_000
+    made = await vectors.of((*TEXTS, long), Embedder(), tmp_path)
+    assert kept(tmp_path).stat().st_size < 5_000
+    embedder = Embedder()
+    again = await vectors.of((long, *TEXTS), embedder, tmp_path)
+    assert embedder.asked == [[long]]
+    assert (again[long] == made[long]).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+async def test_one_vector_for_all_texts_is_a_failure_and_not_kept(
+    tmp_path: Path, value: float
+) -> None:
+    with pytest.raises(Failure, match="the same vector for whatever text") as caught:
+        await vectors.of(TEXTS, Fixed(*[[value] * 8] * 3), tmp_path)
+    assert caught.value.reason is Reason.BACKEND_CONTRACT
+    assert files(tmp_path) == []
 
 
 async def test_models_have_files_of_their_own(tmp_path: Path) -> None:
@@ -128,7 +167,7 @@ async def test_a_model_that_changed_under_its_name_is_noticed(
 def foreign(path: Path) -> None:
     """Vectors of another embedder under this one's name."""
     identity = np.array(Embedder("other").identity())
-    np.savez(path, identity=identity, texts=np.array(TEXTS), vectors=np.ones((3, 8)))
+    np.savez(path, identity=identity, digests=np.zeros((3, 32), np.uint8), vectors=np.ones((3, 8)))
 
 
 def array(path: Path) -> None:
@@ -140,13 +179,13 @@ def array(path: Path) -> None:
 def bent(path: Path) -> None:
     """The right names, and wrong shapes."""
     identity = np.array(Embedder().identity())
-    np.savez(path, identity=identity, texts=np.array("one"), vectors=np.array(1.0))
+    np.savez(path, identity=identity, digests=np.array(1.0), vectors=np.array(1.0))
 
 
 def short(path: Path) -> None:
     """More texts than vectors."""
     identity = np.array(Embedder().identity())
-    np.savez(path, identity=identity, texts=np.array(TEXTS), vectors=np.ones((2, 8)))
+    np.savez(path, identity=identity, digests=np.zeros((3, 32), np.uint8), vectors=np.ones((2, 8)))
 
 
 def nameless(path: Path) -> None:
@@ -165,11 +204,11 @@ def corrupt(path: Path) -> None:
 
 def deflated(path: Path) -> None:
     """A compressed archive, bent in the middle."""
-    texts = np.array([f"text {number}" for number in range(500)])
+    digests = np.arange(16_000).reshape(500, 32).astype(np.uint8)
     identity = np.array(Embedder().identity())
-    np.savez_compressed(path, identity=identity, texts=texts, vectors=np.ones((500, 8)))
+    np.savez_compressed(path, identity=identity, digests=digests, vectors=np.ones((500, 8)))
     content = bytearray(path.read_bytes())
-    middle = content.index(b"texts.npy") + 60
+    middle = content.index(b"digests.npy") + 60
     content[middle : middle + 40] = b"\xff" * 40
     path.write_bytes(content)
 
