@@ -8,7 +8,7 @@ error. docs/configuration.md is generated from these files.
 from __future__ import annotations
 
 from atmosphere_grpc.config.auth import Auth, Jwt, Policy
-from atmosphere_grpc.config.exposure import exposure
+from atmosphere_grpc.config.exposure import exposure, metrics_exposure
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.load import load, shown, unknown_variables
 from atmosphere_grpc.config.observability import Telemetry
@@ -30,6 +30,7 @@ __all__ = [
     "default_state_dir",
     "exposure",
     "load",
+    "metrics_exposure",
     "shown",
     "unknown_variables",
 ]
