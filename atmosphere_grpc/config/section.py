@@ -13,6 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
 _UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+#: What stands for a value that is not shown.
+REDACTED = "***"
+
 
 class ConfigError(Exception):
     """The configuration is wrong; the text names the setting, the value and the remedy."""
