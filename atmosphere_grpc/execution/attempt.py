@@ -176,8 +176,8 @@ async def attempt_chat(
                 heard = trial.record.listen(call.messages)
                 while isinstance(event, Delta):
                     called = called or bool(event.tool_calls)
-                    if heard is not None:
-                        heard.append(event)
+                    if heard:
+                        trial.record.hear(event)
                     yield event
                     async with budget.within(Phase.IDLE, idle_s, what):
                         _, event = await _next(events)
