@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from typer.testing import CliRunner
 
 from atmosphere_grpc import config
 from atmosphere_grpc.cli import app
 from atmosphere_grpc.config import ConfigError, Settings
 from atmosphere_grpc.domain import Delta, Message, ToolCall, ToolCallDelta
-from atmosphere_grpc.record import AttemptRecord
+from atmosphere_grpc.record import AttemptRecord, CallRecord
 from atmosphere_grpc.telemetry.content import MAX_CHARACTERS, REDACTED, Redaction
+from atmosphere_grpc.telemetry.spans import Spans
 
 
 @pytest.fixture
@@ -152,3 +154,15 @@ def test_so_much_of_an_answer_is_kept() -> None:
     for _ in range(10_000):
         attempt.hear(Delta())
     assert len(attempt.heard) <= 1100
+
+
+def test_of_a_long_name_of_a_model_only_its_beginning_is_told() -> None:
+    spans = Spans(TracerProvider(shutdown_on_exit=False).get_tracer("a"), "a.B", "h:1", None)
+    record = CallRecord("Chat")
+    spans.opened(record)
+    attempt = record.attempt("a", "openai", "m" * 5000)
+    attempt.begin("127.0.0.1:1")
+    assert isinstance(attempt.span, ReadableSpan)
+    assert attempt.span.name == "chat " + "m" * 256
+    assert attempt.span.attributes is not None
+    assert attempt.span.attributes["gen_ai.request.model"] == "m" * 256
