@@ -55,7 +55,11 @@ class Section(BaseModel):
 class Secret(Section):
     """Where a secret is; the configuration never holds it."""
 
-    env: str | None = Field(None, description="The environment variable that holds it.")
+    env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",  # else it may be the secret itself
+        description="The environment variable that holds it.",
+    )
     file: Path | None = Field(None, description="The file that holds it, and nothing else.")
 
     @model_validator(mode="after")

@@ -582,6 +582,7 @@ def test_without_routes_that_are_described_nothing_reads_intents(
         "telemetry: {traces: true, endpoint: 'http://u:CANARY@localhost:4317'}\n",
         "telemetry: {traces: true, endpoint: 'http://localhost:4317/?api-key=CANARY'}\n",
         "a: 2001-99-99 # CANARY\n",
+        "auth: {limits_storage: 'redis://h:1/0', limits_password: {env: CANARY-1}}\n",
         "a: \x00 CANARY\n",
         "[" * 50_000 + "CANARY",
     ],
