@@ -19,25 +19,47 @@ from atmosphere_grpc.config import Policy as PolicySettings
 log = logging.getLogger(__name__)
 
 
-def gate_of(settings: Settings) -> Gate:
+def gate_of(settings: Settings, tokens: Tokens | None = None) -> Gate:
     """What says who calls, and what each may do.
+
+    Args:
+        settings: What is to be done.
+        tokens: What checks tokens by the same settings already, with the keys that it has.
 
     Raises:
         ConfigError: The file of `auth.jwt.jwks_file` cannot be used.
     """
     auth = settings.auth
-    if settings.takes_keys and not settings.keys_file.exists():
+    if settings.takes_keys:
+        _tell_missing(settings)
+    return Gate(
+        required=settings.authenticates,
+        keys=KeyFile(settings.keys_file) if settings.takes_keys else None,
+        tokens=(tokens or _tokens(auth.jwt)) if auth.jwt is not None else None,
+        callers={name: policy_of(item) for name, item in auth.callers.items()},
+        default=policy_of(auth.default),
+    )
+
+
+def _tell_missing(settings: Settings) -> None:
+    try:
+        if settings.keys_file.exists():
+            return
+        gone = settings.keys_mark.exists()
+    except PermissionError:  # is told with the first call
+        return
+    if gone:
+        log.warning(
+            "auth.keys_file = %s: the file is gone, and nobody gets in by a key – bring it back, "
+            "make a new key with atmosphere-grpc keys create, or set auth.required: false if "
+            "nobody is to be asked",
+            settings.keys_file,
+        )
+    else:
         log.warning(
             "auth.keys_file = %s: there are no keys yet – atmosphere-grpc keys create makes one",
             settings.keys_file,
         )
-    return Gate(
-        required=settings.authenticates,
-        keys=KeyFile(settings.keys_file) if settings.takes_keys else None,
-        tokens=_tokens(auth.jwt) if auth.jwt is not None else None,
-        callers={name: policy_of(item) for name, item in auth.callers.items()},
-        default=policy_of(auth.default),
-    )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from atmosphere_grpc.watch import Watch
 
 log = logging.getLogger(__name__)
+
+#: How long before its end a certificate is warned about.
+SOON = timedelta(days=14)
 
 
 class CertificateError(Exception):
@@ -49,6 +53,7 @@ class Certificates:
         self._trouble = ""
         self._watch.changed()
         self._pair = read(*self._files)
+        _warn_of_its_time(cert_file, self._pair)
 
     @property
     def pair(self) -> Pair:
@@ -76,6 +81,7 @@ class Certificates:
                 return None
             self._pair = pair
             log.info("the server's certificate was read anew")
+            _warn_of_its_time(self._files[0], pair)
             return pair
 
 
@@ -108,6 +114,28 @@ def read(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> Pair:
     client_ca = _content("tls.client_ca_file", client_ca_file)
     _certificates("tls.client_ca_file", client_ca_file, client_ca)
     return Pair(certificate, key, client_ca)
+
+
+def _warn_of_its_time(cert_file: Path, pair: Pair) -> None:
+    """Says so in the log when callers do not accept a certificate any longer, or soon will not."""
+    now = datetime.now(UTC)
+    for certificate in x509.load_pem_x509_certificates(pair.certificate):
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if ends <= now:
+            what = f"expired on {ends:%Y-%m-%d %H:%M} UTC, and callers refuse it"
+        elif ends - now < SOON:
+            what = f"expires on {ends:%Y-%m-%d %H:%M} UTC"
+        elif begins > now:
+            what = f"is valid from {begins:%Y-%m-%d %H:%M} UTC on only: is the clock right?"
+        else:
+            continue
+        name = certificate.subject.rfc4514_string() or f"no. {certificate.serial_number:x}"
+        log.warning(
+            "tls.cert_file = %s: the certificate %s %s – renew it; no restart is needed",
+            cert_file,
+            name,
+            what,
+        )
 
 
 def _content(setting: str, path: Path) -> bytes:

@@ -22,6 +22,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 #: What needs no quotes as a value in a line of text.
 _PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")
 
+#: What ends a line, commands a terminal, or turns the direction of reading.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 
 class Facts:
     """A message that is facts by name: `what name=value …` in text, fields of their own in JSON.
@@ -61,6 +64,10 @@ class TextLines(logging.Formatter):
     def __init__(self, worker: int = 0) -> None:
         own = f" worker={worker}" if worker else ""
         super().__init__(f"%(asctime)s %(levelname)s %(name)s: %(message)s%(request)s{own}")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, of which no part can be taken for another line, or for a terminal's command."""
+        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().formatMessage(record))
 
 
 class JsonLines(logging.Formatter):

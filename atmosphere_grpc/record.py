@@ -22,6 +22,11 @@ from atmosphere_grpc.errors import Reason
 CANCELLED = "CANCELLED"
 #: The outcome of one that succeeded.
 OK = "OK"
+#: How much of an answer is kept for a tracer; far more than it shows, so that a secret which it
+#: must not show is not cut in two.
+MAX_HEARD_BYTES = 1024 * 1024
+#: What a piece takes beside its text.
+DELTA_BYTES = 100
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -83,6 +88,7 @@ class AttemptRecord:
     heard: list[Delta] | None = None
     span: object = None
     _pool_asked: float = 0.0
+    _heard_bytes: int = 0
 
     @property
     def queue_s(self) -> float:
@@ -101,12 +107,21 @@ class AttemptRecord:
         if self.tracer is not None:
             self.tracer.begin(self)
 
-    def listen(self, messages: Sequence[Message]) -> list[Delta] | None:
-        """Where the pieces of the answer are to be put; None where nobody keeps them."""
+    def listen(self, messages: Sequence[Message]) -> bool:
+        """Whether the pieces of the answer are to be told; nobody keeps them otherwise."""
         if self.tracer is None or not self.tracer.keeps_content:
-            return None
+            return False
         self.said, self.heard = messages, []
-        return self.heard
+        return True
+
+    def hear(self, delta: Delta) -> None:
+        """Keeps a piece of the answer, as long as it is not too much in all."""
+        if self.heard is not None and self._heard_bytes < MAX_HEARD_BYTES:
+            self._heard_bytes += DELTA_BYTES + len(delta.content) + len(delta.reasoning)
+            self._heard_bytes += sum(
+                DELTA_BYTES + len(piece.arguments) for piece in delta.tool_calls
+            )
+            self.heard.append(delta)
 
     def answer(self, model: str, usage: Usage, finish_reason: FinishReason | None = None) -> None:
         """Notes what the backend says of its whole answer."""

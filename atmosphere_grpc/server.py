@@ -21,7 +21,7 @@ from atmosphere_grpc.calls.envelope import Envelope
 from atmosphere_grpc.calls.in_flight import InFlight
 from atmosphere_grpc.certificates import Certificates, Pair
 from atmosphere_grpc.composition import Entry, planner_of
-from atmosphere_grpc.config import ConfigError, Settings, exposure, held
+from atmosphere_grpc.config import ConfigError, Settings, exposure, held, metrics_exposure
 from atmosphere_grpc.execution.attempts import AttemptSettings
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.execution.core import Execution
@@ -223,6 +223,8 @@ class Server:
         if not self._settings.metrics.enabled:
             return None
         listen = self._settings.metrics.listen
+        if exposed := metrics_exposure(self._settings):
+            log.warning("%s", exposed)
         try:
             return self._observing.bind(listen)
         except OSError as error:
@@ -297,7 +299,18 @@ class Server:
     def _gate(self, settings: Settings) -> Gate:
         if (exposed := exposure(settings)) and not settings.insecure:
             raise ConfigError(f"{exposed} – {EXPOSURE_REMEDY}")
-        return gate_of(settings)
+        if (
+            self._entrance.gate.required
+            and not settings.authenticates
+            and settings.auth.required is None
+        ):
+            raise ConfigError(
+                "auth: callers must say who they are, and by these settings nobody would have to: "
+                f"there is no file of keys at {settings.keys_file}, no auth.jwt, no "
+                "tls.client_auth: require – bring back what is missing, or set auth.required: false"
+            )
+        same = settings.auth.jwt == self._settings.auth.jwt
+        return gate_of(settings, self._entrance.gate.tokens if same else None)
 
     async def drain(self) -> None:
         """Stops as calls allow: no new ones, those in flight finish, within the grace."""

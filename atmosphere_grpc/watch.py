@@ -20,7 +20,7 @@ class Watch:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._seen: list[tuple[int, int, int] | None] | None = None
+        self._seen: list[tuple[int, ...] | None] | None = None
         self._recent = False
 
     def changed(self) -> bool:
@@ -29,16 +29,19 @@ class Watch:
         if seen == self._seen and not self._recent:
             return False
         now_ns = time.time_ns()
-        latest = max((item[0] for item in seen if item is not None), default=0)
+        latest = max((max(item[:2]) for item in seen if item is not None), default=0)
         self._recent = now_ns - latest < RECENT_S * 1e9
         self._seen = seen
         return True
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from the one before: when it was written, which it is, how long."""
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from the one before: when it was written, which it is, how long.
+
+    Also when its owner or mode was changed: only then may it be one that can be read.
+    """
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -8,13 +8,15 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import msgspec
 
 from atmosphere_grpc.access.policy import Policy
 
 PREFIX = "atm_"
+#: Of the form of the file of keys.
+VERSION = 1
 _KEY = re.compile(r"atm_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 #: Compared with where no key has the id, so that it takes as long.
 _NONE = hashlib.sha256(b"").hexdigest()
@@ -47,7 +49,7 @@ class Document:
     """What the file of keys holds."""
 
     keys: tuple[Key, ...] = ()
-    version: int = 1
+    version: int = VERSION
 
 
 def make(name: str, policy: Policy | None) -> tuple[Key, str]:
@@ -85,9 +87,27 @@ def decode(content: bytes) -> tuple[Key, ...]:
         ValueError: It holds something else.
     """
     try:
-        return msgspec.json.decode(content, type=Document).keys
+        plain = msgspec.json.decode(content)
+        document = msgspec.convert(plain, Document)
     except msgspec.DecodeError as error:  # in its older versions no ValueError
         raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if document.version != VERSION:
+        raise ValueError(f"its version is {document.version}, and only {VERSION} is known here")
+    # A word that is not known may be one that was to keep something from somebody.
+    _check_known("", plain, Document)
+    for i, key in enumerate(plain.get("keys", ())):
+        _check_known(f"keys[{i}].", key, Key)
+        _check_known(f"keys[{i}].policy.", key.get("policy") or {}, Policy)
+    return document.keys
+
+
+def _check_known(where: str, given: Mapping[str, object], kind: type) -> None:
+    known = [item.name for item in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where}{name} is unknown; known are {', '.join(known)}")
 
 
 def _digest(secret: str) -> str:

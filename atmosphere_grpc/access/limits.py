@@ -14,18 +14,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, Storage
-from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 
 from atmosphere_grpc.access.caller import Caller
+from atmosphere_grpc.access.windows import MemoryWindows, Windows
 from atmosphere_grpc.errors import Failure, Reason
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NAMESPACE = "atmosphere"
+MINUTE_S = 60
 #: How long a shared storage may take, in seconds.
 STORAGE_TIMEOUT_S = 1.0
 #: How long one that failed is left alone, in seconds.
@@ -56,15 +55,15 @@ class Limits:
 
     def __init__(
         self,
-        shared: Storage | None = None,
+        shared: Windows | None = None,
         aclose: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._shared = FixedWindowRateLimiter(shared) if shared is not None else None
+        self._own: Windows = MemoryWindows()
+        self._shared = shared
         self._aclose = aclose
         self._paused_until = 0.0
         self._in_flight: Counter[str] = Counter()
-        self._charging: set[asyncio.Task[bool]] = set()
+        self._charging: set[asyncio.Task[int]] = set()
 
     @contextlib.asynccontextmanager
     async def call(self, caller: Caller) -> AsyncIterator[Bill]:
@@ -102,28 +101,24 @@ class Limits:
                 del self._in_flight[account]
 
     async def _enter(self, caller: Caller) -> None:
-        policy, account = caller.policy, caller.account
-        if policy.tokens_per_minute is not None:
-            tokens = _a_minute(policy.tokens_per_minute)
-            if not await self._ask(lambda counter: counter.test(tokens, "tokens", account)):
-                raise await self._over(caller, tokens, "tokens")
-        if policy.requests_per_minute is not None:
-            requests = _a_minute(policy.requests_per_minute)
-            if not await self._ask(lambda counter: counter.hit(requests, "requests", account)):
-                raise await self._over(caller, requests, "requests")
+        policy = caller.policy
+        if (most := policy.tokens_per_minute) is not None:
+            tokens = _name("tokens", caller)
+            if await self._ask(lambda windows: windows.get(tokens)) >= most:
+                raise await self._over(caller, most, "tokens")
+        if (most := policy.requests_per_minute) is not None:
+            requests = _name("requests", caller)
+            if await self._ask(lambda windows: windows.incr(requests, MINUTE_S)) > most:
+                raise await self._over(caller, most, "requests")
 
-    async def _over(self, caller: Caller, item: RateLimitItemPerMinute, what: str) -> Failure:
-        stats = await self._ask(
-            lambda counter: counter.get_window_stats(item, what, caller.account)
-        )
-        left_s = max(0.001, stats.reset_time - time.time())
-        return _limited(f"{item.amount} {what} in a minute are used up", left_s, caller)
+    async def _over(self, caller: Caller, most: int, what: str) -> Failure:
+        over_at = await self._ask(lambda windows: windows.get_expiry(_name(what, caller)))
+        left_s = max(0.001, over_at - time.time())
+        return _limited(f"{most} {what} in a minute are used up", left_s, caller)
 
     async def _charge(self, caller: Caller, tokens: int) -> None:
-        item = _a_minute(caller.policy.tokens_per_minute or 1)
-        charging = self._ask(
-            lambda counter: counter.hit(item, "tokens", caller.account, cost=tokens)
-        )
+        name = _name("tokens", caller)
+        charging = self._ask(lambda windows: windows.incr(name, MINUTE_S, tokens))
         if self._shared is None:  # takes no time
             await charging
             return
@@ -133,23 +128,32 @@ class Limits:
         task.add_done_callback(self._charging.discard)
         await asyncio.shield(task)
 
-    async def _ask(self, do: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
+    async def _ask(self, do: Callable[[Windows], Awaitable[T]]) -> T:
         if self._shared is not None and time.monotonic() >= self._paused_until:
             try:
                 async with asyncio.timeout(STORAGE_TIMEOUT_S):
                     return await do(self._shared)
             except (StorageError, OSError) as error:
-                self._paused_until = time.monotonic() + STORAGE_PAUSE_S
-                cause = getattr(error, "storage_error", error)
-                log.warning(
-                    "auth.limits_storage cannot be used (%s): this server counts for itself",
-                    type(cause).__name__,
-                )
+                self._pause(getattr(error, "storage_error", error))
         return await do(self._own)
 
+    def _pause(self, cause: Exception) -> None:
+        now = time.monotonic()
+        if now < self._paused_until:  # by another call that waited at the same time
+            return
+        self._paused_until = now + STORAGE_PAUSE_S
+        log.warning(
+            "auth.limits_storage cannot be used (%s): this server counts for itself",
+            type(cause).__name__,
+        )
 
-def _a_minute(amount: int) -> RateLimitItemPerMinute:
-    return RateLimitItemPerMinute(amount, 1, NAMESPACE)
+
+def _name(what: str, caller: Caller) -> str:
+    """Where something is counted; not by how much is allowed, so that a changed limit forgets none.
+
+    In Redis every key begins with `LIMITS:`.
+    """
+    return f"{NAMESPACE}/{what}/{caller.account}"
 
 
 def _limited(what: str, retry_after_s: float | None, caller: Caller) -> Failure:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import logging
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
 
+from atmosphere_grpc.access.fetch import fetched, in_a_thread
 from atmosphere_grpc.watch import Watch
 
 log = logging.getLogger(__name__)
 
+#: How long the document of an address may take in all, in seconds.
 FETCH_TIMEOUT_S = 5.0
-MAX_BYTES = 1024 * 1024
-#: Between two times that an address is asked at the earliest, whatever keys tokens name: seconds.
+#: How long a call waits for a key that is not known, in seconds.
+WAIT_S = 2.0
+#: From the end of a fetch to the next one at the earliest, whatever keys tokens name: seconds.
 COOLDOWN_S = 5.0
+#: How long old keys go on unseen where no call had them asked for anew, in seconds.
+SILENCE_S = 600.0
 _PUBLIC = ("RSA", "EC", "OKP")
 
 
@@ -46,11 +49,23 @@ class KeySet:
     """
 
     def __init__(self, content: bytes) -> None:
-        document = json.loads(content)
+        try:
+            document = json.loads(content)
+        except RecursionError:
+            raise ValueError("not a JWKS document: nested too deeply") from None
+        self._content = content
         entries = document.get("keys") if isinstance(document, dict) else None
         if not isinstance(entries, list):
             raise ValueError("not a JWKS document, which has a list `keys`")
         self._keys = list(_usable(entries))
+
+    def renewed(self, content: bytes) -> KeySet:
+        """The keys of the document as it is now; these where it has not changed.
+
+        Raises:
+            ValueError: It is none.
+        """
+        return self if content == self._content else KeySet(content)
 
     def get(self, key_id: str | None) -> jwt.PyJWK | None:
         """The key of an id; without an id, the only one there is. None: there is none."""
@@ -77,7 +92,7 @@ class FileKeys:
         """The key of an id; without an id, the only one there is. None: there is none."""
         if self._watch.changed():
             try:
-                self._keys = KeySet(self._path.read_bytes())
+                self._keys = self._keys.renewed(self._path.read_bytes())
             except (OSError, ValueError) as error:
                 log.error("%s: %s – the keys from before go on", self._path, error)
         return self._keys.get(key_id)
@@ -86,10 +101,13 @@ class FileKeys:
 class UrlKeys:
     """The keys at an address, asked for by one caller for all, and kept for a while.
 
+    Whoever names a known key never waits for the address: old keys go on until newer ones have
+    come. Whoever names an unknown one waits a little.
+
     Args:
         url: The address.
-        refresh_s: For how long they are kept, in seconds. A token that names an unknown key has
-            them asked for before, since keys are changed without notice.
+        refresh_s: After how many seconds they are asked for anew. A token that names an unknown key
+            has them asked for before, since keys are changed without notice.
         fetch: How the document is got; blocks.
         clock: The time, in seconds.
     """
@@ -103,63 +121,54 @@ class UrlKeys:
     ) -> None:
         self._url = url
         self._refresh_s = refresh_s
-        self._fetch = fetch or fetched
+        self._fetch = fetch or (lambda url: fetched(url, FETCH_TIMEOUT_S))
         self._clock = clock
         self._keys: KeySet | None = None
-        self._got_at = self._asked_at = float("-inf")
+        self._got_at = self._over_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str | None) -> jwt.PyJWK | None:
         """The key of an id; without an id, the only one there is. None: there is none."""
-        known = self._keys.get(key_id) if self._keys else None
-        old = self._clock() - self._got_at >= self._refresh_s
-        if known is None or old:
-            await self._ask()
-            known = self._keys.get(key_id) if self._keys else None
+        known = self._known(key_id)
+        age_s = self._clock() - self._got_at
+        if known is not None and age_s < self._refresh_s:
+            return known
+        asking = self._ask()
+        # After a long silence the issuer may have taken a key back, which is looked at first.
+        unseen = (
+            age_s >= self._refresh_s + SILENCE_S and self._over_at < self._got_at + self._refresh_s
+        )
+        if asking is not None and (known is None or unseen):
+            await asyncio.wait([asking], timeout=WAIT_S)
+            return self._known(key_id)
         return known
 
-    async def _ask(self) -> None:
+    def _known(self, key_id: str | None) -> jwt.PyJWK | None:
+        return self._keys.get(key_id) if self._keys else None
+
+    def _ask(self) -> asyncio.Task[None] | None:
+        """The fetch that runs, begun now if need be; None: it is too early for another."""
         if self._asking is None or self._asking.done():
-            if self._clock() - self._asked_at < COOLDOWN_S:
-                return
-            self._asked_at = self._clock()
+            if self._clock() - self._over_at < COOLDOWN_S:
+                return None
             self._asking = asyncio.create_task(self._refetch(), name="signing keys")
-        # A caller that goes away must not take the answer from the others who wait for it.
-        await asyncio.shield(self._asking)
+        return self._asking
 
     async def _refetch(self) -> None:
         try:
-            self._keys = KeySet(await asyncio.to_thread(self._fetch, self._url))
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                content = await in_a_thread(lambda: self._fetch(self._url))
+            self._keys = self._keys.renewed(content) if self._keys else KeySet(content)
             self._got_at = self._clock()
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is answered, the fetch failed
             log.error(
                 "auth.jwt.jwks_url: the keys cannot be fetched (%s: %s)%s",
                 type(error).__name__,
-                error,
+                str(error) or "took too long",
                 " – those from before go on" if self._keys else "",
             )
-
-
-def fetched(url: str) -> bytes:
-    """The document at an address, bounded in time and size; redirects are not followed.
-
-    Raises:
-        OSError: It cannot be had.
-        ValueError: It is too large.
-    """
-    opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=FETCH_TIMEOUT_S) as response:
-        content: bytes = response.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES} bytes")
-    return content
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Else a key could come from an address that nobody chose, or in the clear."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
+        finally:
+            self._over_at = self._clock()
 
 
 def _usable(entries: list[Any]) -> Iterator[jwt.PyJWK]:
@@ -168,5 +177,6 @@ def _usable(entries: list[Any]) -> Iterator[jwt.PyJWK]:
         if not isinstance(entry, dict) or entry.get("kty") not in _PUBLIC:
             continue
         if entry.get("use", "sig") == "sig":
-            with contextlib.suppress(jwt.PyJWTError, ValueError):
+            # PyJWT lets all kinds of exceptions out where a field is of a wrong type.
+            with contextlib.suppress(Exception):
                 yield jwt.PyJWK(entry)

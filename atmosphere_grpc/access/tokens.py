@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from atmosphere_grpc.access.policy import ANY, Policy
 from atmosphere_grpc.access.signing_keys import SigningKeys
 
 MAX_SUBJECT = 256
+#: The most tokens that are remembered.
+MAX_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,18 @@ class Subject:
     scope: Policy | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A token that was good: by which key, until when, and whom it names."""
+
+    key_id: str | None
+    key: jwt.PyJWK
+    until: float
+    subject: Subject
+
+
 class Tokens:
-    """Checks tokens.
+    """Checks tokens; one that was good is so until it expires, or its key is another.
 
     Args:
         rules: What they must say.
@@ -53,6 +67,7 @@ class Tokens:
     def __init__(self, rules: TokenRules, keys: SigningKeys) -> None:
         self._rules = rules
         self._keys = keys
+        self._good: dict[bytes, _Good] = {}  # by hash, so that no token is kept
 
     async def check(self, token: str) -> Subject:
         """Whom a token names.
@@ -60,15 +75,29 @@ class Tokens:
         Raises:
             Rejected: It is not good.
         """
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        if (good := self._good.get(digest)) is not None:
+            key = await self._keys.get(good.key_id)
+            if key is good.key and time.time() < good.until:
+                return good.subject
+            self._good.pop(digest, None)
+        good = await self._checked(token)
+        if len(self._good) >= MAX_REMEMBERED:
+            del self._good[next(iter(self._good))]
+        self._good[digest] = good
+        return good.subject
+
+    async def _checked(self, token: str) -> _Good:
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise Rejected(f"the token cannot be read ({type(error).__name__})") from None
         algorithm, key_id = header.get("alg"), header.get("kid")
         # Before any key is looked for: `none` has no key, and HS256 would take a public one.
         if algorithm not in self._rules.algorithms:
             raise Rejected("the token is signed in a way that auth.jwt.algorithms has not")
-        key = await self._keys.get(key_id if isinstance(key_id, str) else None)
+        key_id = key_id if isinstance(key_id, str) else None
+        key = await self._keys.get(key_id)
         if key is None:
             raise Rejected("the token is signed with a key that the issuer does not publish")
         claims = self._claims(token, key, algorithm)
@@ -76,7 +105,8 @@ class Tokens:
         if not (name and name.isprintable() and len(name) <= MAX_SUBJECT):
             raise Rejected(f"the token's sub is empty, not printable or over {MAX_SUBJECT} long")
         claim = self._rules.scopes_claim
-        return Subject(name, scope_of(claims.get(claim)) if claim else None)
+        subject = Subject(name, scope_of(claims.get(claim)) if claim else None)
+        return _Good(key_id, key, int(claims["exp"]) + self._rules.leeway_s, subject)
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> Mapping[str, Any]:
         try:
@@ -89,7 +119,7 @@ class Tokens:
                 leeway=self._rules.leeway_s,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, TypeError, ValueError) as error:
+        except (jwt.PyJWTError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             # Not its text, which may repeat what the token says.
             raise Rejected(f"the token is not good ({type(error).__name__})") from None
         if not isinstance(claims.get("sub"), str):  # older versions of PyJWT do not look

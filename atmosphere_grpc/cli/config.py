@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atmosphere_grpc.cli.rpcs import misfits_of
+
 if TYPE_CHECKING:
     from atmosphere_grpc.config import Settings
 
@@ -51,6 +53,10 @@ def check(config_file: ConfigFile = None) -> None:
         typer.echo(f"warning: INSECURE: {exposed}", err=True)
     if limits := admission.counted_apart(settings):
         typer.echo(f"warning: {limits}", err=True)
+    if exposed := config.metrics_exposure(settings):
+        typer.echo(f"warning: {exposed}", err=True)
+    for misfit in misfits_of(settings):
+        typer.echo(f"warning: {misfit}", err=True)
     for integration in settings.effective_integrations:
         if not integration.tls.verify:
             typer.echo(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atmosphere_grpc.cli.config import ConfigFile
+from atmosphere_grpc.cli.rpcs import misfits
 
 if TYPE_CHECKING:
     from atmosphere_grpc.access.policy import Policy
@@ -136,6 +137,8 @@ def _policy(allow: list[str], limit: list[str]) -> Policy | None:
             raise typer.BadParameter(
                 f"--allow {item}: must be one of {_forms(_ALLOWED, 'PATTERN')}"
             )
+        if kind == "rpc" and (misfit := next(misfits([pattern]), "")):
+            raise typer.BadParameter(f"--allow {item}: {misfit}")
         patterns[_ALLOWED[kind]] = (*patterns.get(_ALLOWED[kind], ()), pattern)
     for item in limit:
         kind, _, number = item.partition("=")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 #: How long the endpoint may take, in seconds.
@@ -50,20 +50,17 @@ def scrape(address: str) -> Scrape:
     Raises:
         ScrapeError: They are not there.
     """
-    host, _, port = address.rpartition(":")
     remedy = "does a server run there, and are its metrics on? (metrics.listen, metrics.enabled)"
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=LIMIT_S)
     try:
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        text = response.read().decode()
-    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        # An environment's proxies are for other addresses than a server's own.
+        with httpx.Client(trust_env=False, timeout=LIMIT_S) as client:
+            response = client.get(f"http://{address}/metrics")
+        text = response.content.decode()
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeDecodeError) as error:
+        why = str(error) or type(error).__name__
         raise ScrapeError(f"no metrics at {address} ({why}) – {remedy}") from None
-    finally:
-        connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise ScrapeError(f"no metrics at {address} (HTTP {response.status}) – {remedy}")
+    if response.status_code != httpx.codes.OK:
+        raise ScrapeError(f"no metrics at {address} (HTTP {response.status_code}) – {remedy}")
     series: dict[str, dict[Labels, float]] = defaultdict(dict)
     try:
         for family in text_string_to_metric_families(text):

@@ -8,7 +8,7 @@ error. docs/configuration.md is generated from these files.
 from __future__ import annotations
 
 from atmosphere_grpc.config.auth import Auth, Jwt, Policy
-from atmosphere_grpc.config.exposure import exposure
+from atmosphere_grpc.config.exposure import exposure, metrics_exposure
 from atmosphere_grpc.config.fixed import held
 from atmosphere_grpc.config.integration import Integration
 from atmosphere_grpc.config.load import document, load, shown, unknown_variables
@@ -33,6 +33,7 @@ __all__ = [
     "exposure",
     "held",
     "load",
+    "metrics_exposure",
     "shown",
     "unknown_variables",
 ]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, HttpUrl, field_validator, model_validator
 
-from atmosphere_grpc.config.section import Duration, Secret, Section, is_loopback
+from atmosphere_grpc.config.section import REDACTED, Duration, Secret, Section, is_loopback
 
 #: Signatures that a public key checks. With a shared secret, whoever checks could also sign.
 ALGORITHMS = (
@@ -87,6 +87,8 @@ class Jwt(Section):
             return None
         if url.username or url.password:
             raise ValueError("must not hold a user or password")
+        if url.query == REDACTED:
+            raise ValueError("holds what config show left out; give the address itself")
         if url.scheme != "https" and not is_loopback(url.host or ""):
             raise ValueError("must be https, since whoever changes the keys lets anybody in")
         return url
@@ -104,7 +106,8 @@ class Auth(Section):
     required: bool | None = Field(
         None,
         description="Whether callers must say who they are. Unset: as soon as a way to do so is "
-        "configured (`auth.keys_file` or its default exists, `auth.jwt`, `tls.client_auth`).",
+        "configured (`auth.keys_file` or its default, which exists or did; `auth.jwt`; "
+        "`tls.client_auth`).",
     )
     keys_file: Path | None = Field(
         None,
@@ -149,6 +152,8 @@ class Auth(Section):
             raise ValueError("must be memory, redis://host:port/0 or rediss://host:port/0")
         if url.password or url.query:
             raise ValueError("must not hold a password or ?; use auth.limits_password")
+        if url.username == REDACTED:
+            raise ValueError("holds what config show left out; give the user itself, or none")
         return value
 
     @field_validator("callers")

@@ -29,3 +29,19 @@ def exposure(settings: Settings) -> str:
         return ""
     where = ", ".join(f"{name} = {address}" for name, address in reached.items())
     return f"{where}: other machines reach it without {' and '.join(missing)}"
+
+
+def metrics_exposure(settings: Settings) -> str:
+    """What lets other machines read the metrics; empty: nothing does.
+
+    It is told and not refused: a collector on another machine is what metrics are for, and to allow
+    it by `insecure` would open the service itself.
+    """
+    listen = settings.metrics.listen
+    if not settings.metrics.enabled or is_loopback(listen.rpartition(":")[0].strip("[]")):
+        return ""
+    return (
+        f"metrics.listen = {listen}: whoever reaches it reads the metrics, in the clear and "
+        "without being asked – let a firewall keep all but the collector from it, or listen on "
+        "127.0.0.1"
+    )

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, HttpUrl, field_validator, model_validator
 
-from atmosphere_grpc.config.section import ConfigError, Duration, Secret, Section
+from atmosphere_grpc.config.section import REDACTED, ConfigError, Duration, Secret, Section
 
 
 class Timeouts(Section):
@@ -114,8 +114,6 @@ KIND_SETTINGS = {
     "discover": ("llamafarm",),
     "context_length": ("ollama",),
 }
-#: What is shown in place of a value that may be secret.
-REDACTED = "***"
 #: Headers that this service or its HTTP client writes itself.
 OWN_HEADERS = frozenset(
     "accept-encoding connection content-length content-type host transfer-encoding x-no-session "

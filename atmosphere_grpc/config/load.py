@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,12 +14,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsConfigDict, SettingsError
 
-from atmosphere_grpc.config.integration import REDACTED
-from atmosphere_grpc.config.section import ConfigError
+from atmosphere_grpc.config.section import REDACTED, ConfigError
 from atmosphere_grpc.config.settings import ENV_PREFIX, Settings
 
 #: Settings at or in which someone may have written a key; a URL may hold one too.
-_SECRETIVE = {"api_key", "base_urls", "headers", "jwks_url", "limits_password", "limits_storage"}
+_SECRETIVE = {
+    *("api_key", "base_urls", "headers"),
+    *("jwks_url", "limits_password", "limits_storage", "endpoint"),
+}
+#: What the parser says of a file's own words: names, which may be a key that was not quoted.
+_QUOTED = re.compile(r"\b(alias|anchor|tag|handle|directive|key)\b.*", re.DOTALL)
 
 
 def load(path: Path | None = None, said: Mapping[str, Any] | None = None) -> Settings:
@@ -64,6 +69,10 @@ def shown(settings: Settings) -> dict[str, Any]:
         integration["headers"] = {
             name: REDACTED if isinstance(value, str) else value for name, value in headers.items()
         }
+    auth = whole["auth"]
+    if auth["jwt"] is not None and (url := auth["jwt"]["jwks_url"]):
+        auth["jwt"]["jwks_url"] = re.sub(r"\?.*", f"?{REDACTED}", url)
+    auth["limits_storage"] = re.sub(r"//[^/]*@", f"//{REDACTED}@", auth["limits_storage"])
     stated: dict[str, Any] = _stated(whole)
     return stated
 
@@ -97,8 +106,19 @@ def _check_yaml(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"{path}: cannot be read ({reason}) – see --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except yaml.MarkedYAMLError as error:
+        # Not its text, which repeats the line, and with it what may be a key.
+        what, mark = _QUOTED.sub(r"\1", error.problem or "malformed"), error.problem_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(f"{path}: not YAML: {what}{where}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(
+            f"{path}: not YAML: {error.reason} (character {error.position + 1})"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {type(error).__name__}") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold settings, as `name: value`")
     if strange := [name for name in content or () if not isinstance(name, str)]:

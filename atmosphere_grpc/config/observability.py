@@ -68,8 +68,10 @@ class Telemetry(Section):
     @field_validator("endpoint")
     @classmethod
     def _no_secrets(cls, url: HttpUrl | None) -> HttpUrl | None:
-        if url is not None and (url.username or url.password):
-            raise ValueError("must not hold a password; use OTEL_EXPORTER_OTLP_HEADERS")
+        if url is not None and (url.username or url.password or url.query or url.fragment):
+            raise ValueError(
+                "must not hold a user, password, ? or #; use OTEL_EXPORTER_OTLP_HEADERS"
+            )
         return url
 
     @field_validator("redact")

@@ -13,6 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
 _UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+#: What stands for a value that is not shown.
+REDACTED = "***"
+
 
 class ConfigError(Exception):
     """The configuration is wrong; the text names the setting, the value and the remedy."""
@@ -52,7 +55,11 @@ class Section(BaseModel):
 class Secret(Section):
     """Where a secret is; the configuration never holds it."""
 
-    env: str | None = Field(None, description="The environment variable that holds it.")
+    env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",  # else it may be the secret itself
+        description="The environment variable that holds it.",
+    )
     file: Path | None = Field(None, description="The file that holds it, and nothing else.")
 
     @model_validator(mode="after")

@@ -271,9 +271,14 @@ class Settings(BaseSettings):
         return by_certificate or self.auth.jwt is not None or self.takes_keys
 
     @property
+    def keys_mark(self) -> Path:
+        """What tells that there were API keys, also once their file is gone."""
+        return self.keys_file.with_name(f"{self.keys_file.name}.made")
+
+    @property
     def _has_keys(self) -> bool:
         try:
-            return self.keys_file.exists()
+            return self.keys_file.exists() or self.keys_mark.exists()
         except PermissionError:
             return True  # what cannot be looked at must not be taken for leave to do without
 

@@ -18,6 +18,10 @@ from atmosphere_grpc.domain import (
     Started,
     ToolCall,
 )
+from atmosphere_grpc.errors import Failure, Reason
+
+#: The most bytes of an answer that is put together: no more could be sent to the caller.
+MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Assembler:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
+        self._left = MAX_BYTES
 
     @property
     def text(self) -> str:
@@ -46,7 +51,11 @@ class Assembler:
         return "".join(self._content)
 
     async def whole(self, events: AsyncIterator[ChatEvent]) -> Answer:
-        """The answer, when it is complete; whatever the events raise goes through."""
+        """The answer, when it is complete; whatever the events raise goes through.
+
+        Raises:
+            Failure: BACKEND_CONTRACT, where it has no end in sight.
+        """
         async for event in events:
             match event:
                 case Started():
@@ -58,11 +67,28 @@ class Assembler:
         raise AssertionError("a chat ended without Started and Completed")
 
     def _add(self, delta: Delta) -> None:
-        self._content.append(delta.content)
-        self._reasoning.append(delta.reasoning)
+        if delta.content:
+            self._content.append(self._counted(delta.content))
+        if delta.reasoning:
+            self._reasoning.append(self._counted(delta.reasoning))
         for piece in delta.tool_calls:
-            call = self._calls.setdefault(piece.index, _Call(piece.id, piece.name))
-            call.arguments.append(piece.arguments)
+            if (call := self._calls.get(piece.index)) is None:
+                call = self._calls[piece.index] = _Call(piece.id, piece.name)
+                self._counted(f"{piece.id} {piece.name}")
+            if piece.arguments:
+                call.arguments.append(self._counted(piece.arguments))
+        if self._left < 0:
+            self._content, self._reasoning, self._calls = [], [], {}
+            who = f'integration "{self.started.integration_id}"' if self.started else "the backend"
+            raise Failure(
+                Reason.BACKEND_CONTRACT,
+                f"{who}: the answer is larger than {MAX_BYTES // 1024 // 1024} MB – set max_tokens,"
+                " or use the streaming Chat",
+            )
+
+    def _counted(self, text: str) -> str:
+        self._left -= len(text) if text.isascii() else len(text.encode(errors="replace"))
+        return text
 
     def _message(self) -> Message:
         return Message(

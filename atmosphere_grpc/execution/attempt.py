@@ -180,8 +180,8 @@ async def attempt_chat(
                 with closing(budget.watch(Phase.IDLE, idle_s, what)) as idle:
                     while isinstance(event, Delta):
                         called = called or bool(event.tool_calls)
-                        if heard is not None:
-                            heard.append(event)
+                        if heard:
+                            trial.record.hear(event)
                         yield event
                         # What is joined came before it is told.
                         with idle.later(join_s()):

@@ -13,6 +13,8 @@ from atmosphere_grpc.domain import Delta, Image, Message
 REDACTED = "[redacted]"
 #: The most characters of one text.
 MAX_CHARACTERS = 32 * 1024
+#: A character by its number, but for half a one.
+_ESCAPE = re.compile(r"\\u((?![dD][89a-fA-F])[0-9a-fA-F]{4})")
 
 
 class Redaction:
@@ -44,8 +46,9 @@ class Redaction:
 
     def _parts(self, message: Message) -> list[dict[str, Any]]:
         if message.tool_call_id:
-            said = self._clean(message.content)
-            return [{"type": "tool_call_response", "id": message.tool_call_id, "response": said}]
+            said = self._clean_json(message.content)
+            call_id = self._clean(message.tool_call_id)
+            return [{"type": "tool_call_response", "id": call_id, "response": said}]
         parts = [*self._text("reasoning", message.reasoning), *self._text("text", message.content)]
         for part in message.parts:
             if isinstance(part, Image):
@@ -59,14 +62,45 @@ class Redaction:
         return [{"type": kind, "content": self._clean(text)}] if text else []
 
     def _call(self, call_id: str, name: str, arguments: str) -> dict[str, Any]:
-        said = self._clean(arguments)
-        return {"type": "tool_call", "id": call_id, "name": name, "arguments": said}
+        return {
+            "type": "tool_call",
+            "id": self._clean(call_id),
+            "name": self._clean(name),
+            "arguments": self._clean_json(arguments),
+        }
 
     def _clean(self, text: str) -> str:
         # Redacted first: half of a secret, cut off, would not be found.
+        return self._redacted(text)[:MAX_CHARACTERS]
+
+    def _clean_json(self, text: str) -> str:
+        """A text that may be JSON, in which a secret may be written with escapes."""
+        return self._unescaped(text)[:MAX_CHARACTERS]
+
+    def _unescaped(self, text: str) -> str:
+        text = self._redacted(text)
+        if not self._patterns or "\\" not in text:
+            return text
+        try:
+            value = json.loads(text)
+            clean = self._values(value)
+            return text if clean == value else self._redacted(json.dumps(clean))
+        except (ValueError, RecursionError):  # such as one that was cut off
+            return self._redacted(_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text))
+
+    def _values(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._unescaped(value)
+        if isinstance(value, list):
+            return [self._values(item) for item in value]
+        if isinstance(value, dict):
+            return {self._unescaped(name): self._values(item) for name, item in value.items()}
+        return value
+
+    def _redacted(self, text: str) -> str:
         for pattern in self._patterns:
             text = pattern.sub(REDACTED, text)
-        return text[:MAX_CHARACTERS]
+        return text
 
 
 def _json(value: Any) -> str:

@@ -6,6 +6,9 @@ semantic conventions, the last one in which they were released, and of RPC as of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 from opentelemetry.metrics import Meter
 from opentelemetry.util.types import AttributeValue
 
@@ -30,6 +33,8 @@ RPC_SYSTEM = "rpc.system.name"
 RPC_METHOD = "rpc.method"
 RPC_STATUS = "rpc.response.status_code"
 
+#: How much is told of the name of a model, which a caller chose.
+SHOWN = 256
 _OPERATIONS = {Capability.CHAT: "chat", Capability.EMBED: "embeddings"}
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST_TOKEN_SECONDS = (
@@ -58,10 +63,12 @@ def asked(record: CallRecord, attempt: AttemptRecord, model: str) -> dict[str, A
         PROVIDER: attempt.kind,
         REQUEST_MODEL: model,
     }
-    return attributes | address(attempt.endpoint)
+    attributes.update(address(attempt.endpoint))
+    return attributes
 
 
-def address(host_and_port: str) -> dict[str, AttributeValue]:
+@lru_cache(maxsize=256)
+def address(host_and_port: str) -> Mapping[str, AttributeValue]:
     """A server's host and port; nothing of an empty one, no port where it is 0."""
     host, _, port = host_and_port.rpartition(":")
     attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: host.strip("[]")} if host else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
@@ -48,7 +47,7 @@ class Spans:
         )
         keeps = self._redaction is not None and span.is_recording()
         record.tracer = _CallSpan(self._tracer, record, span, keeps_content=keeps)
-        record.headers = _headers(set_span_in_context(span))
+        record.headers = _headers(span)
 
     def closed(self, record: CallRecord) -> None:
         """Ends a call's spans, with all that is known of it."""
@@ -103,15 +102,15 @@ class _CallSpan:
     def begin(self, attempt: AttemptRecord) -> None:
         """Begins an attempt's span, below which the backend may put its own."""
         attempt.span = span = self.start(attempt)
-        attempt.headers = _headers(set_span_in_context(span))
+        attempt.headers = _headers(span)
 
     def start(self, attempt: AttemptRecord) -> Span:
         """An attempt's span; of one whose turn never came, since it asked for it."""
         return self._tracer.start_span(
-            f"{genai.operation(self._record)} {attempt.model}",
+            f"{genai.operation(self._record)} {attempt.model[: genai.SHOWN]}",
             set_span_in_context(self.span),
             SpanKind.CLIENT,
-            genai.asked(self._record, attempt, attempt.model),
+            genai.asked(self._record, attempt, attempt.model[: genai.SHOWN]),
             start_time=_ns(self._record, attempt.began or attempt.asked),
         )
 
@@ -134,10 +133,17 @@ def _of_call(record: CallRecord) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _headers(context: Context) -> dict[str, str]:
-    carrier: dict[str, str] = {}
-    _W3C.inject(carrier, context)
-    return carrier
+def _headers(span: Span) -> dict[str, str]:
+    """What a request carries that goes on below a span, as W3C has it.
+
+    By hand: the library's propagator makes a context first, and costs more than the span's ids.
+    """
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    state = context.trace_state
+    return {"traceparent": parent, **({"tracestate": state.to_header()} if state else {})}
 
 
 def _ns(record: CallRecord, at: float) -> int:

@@ -100,6 +100,33 @@ def test_a_reload_that_would_open_a_server_to_others_is_kept_out(
         assert run([COMMAND, "integrations", *target], ATMOSPHERE_API_KEY=key).status == 0
 
 
+def test_a_file_of_keys_that_vanished_opens_no_server(tmp_path: Path, config: Path) -> None:
+    state = tmp_path / "state"
+    key_of(state, "alice")
+    reload = [COMMAND, "config", "reload", "--listen"]
+    with serving(tmp_path, "--config", str(config)) as server:
+        (state / "keys.json").unlink()
+        assert "UNAUTHENTICATED" in listing(server).err
+        assert run([*reload, server.address], ATMOSPHERE_STATE_DIR=str(state)).status == 0
+        assert "UNAUTHENTICATED" in listing(server).err
+        (state / "keys.json.made").unlink()
+        done = run([*reload, server.address], ATMOSPHERE_STATE_DIR=str(state))
+        assert done.status == 2
+        assert "auth.required: false" in done.err
+        assert "UNAUTHENTICATED" in listing(server).err
+        config.write_text(config.read_text() + "auth: {required: false}\n")
+        assert run([*reload, server.address], ATMOSPHERE_STATE_DIR=str(state)).status == 0
+        assert listing(server).status == 0
+
+
+def test_a_restart_without_the_file_of_keys_lets_nobody_in(tmp_path: Path, config: Path) -> None:
+    key_of(tmp_path / "state", "alice")
+    (tmp_path / "state" / "keys.json").unlink()
+    with serving(tmp_path, "--config", str(config)) as server:
+        assert "UNAUTHENTICATED" in listing(server).err
+        assert "the file is gone, and nobody gets in by a key" in server.log
+
+
 def certificate(folder: Path) -> dict[str, str]:
     """Makes the files of a certificate; gives the environment that names them."""
     leaf = AUTHORITY.issue_cert("127.0.0.1")

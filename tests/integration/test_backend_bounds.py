@@ -15,7 +15,7 @@ from atmosphere_grpc.config import Integration as Settings
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import ANY, Close, FakeServer, Ollama, OpenAI, Reply, Send, Stall
-from tests.integration.conftest import broken, failure_of, read, serving
+from tests.integration.conftest import broken, failure_of, no_open_requests, read, serving
 
 MIB = 1024 * 1024
 #: How much memory an answer may take: the largest that is read, in pieces and joined, for several
@@ -147,3 +147,42 @@ async def test_the_address_of_a_picture_is_passed_on_and_never_fetched(
     assert bool(sent) is (kind == "openai")
     assert all(url in item.body.decode() for item in sent)
     assert elsewhere.connections == 0
+
+
+PIECE = (
+    b'data: {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": '
+    b'[{"index": 0, "delta": {%s}, "finish_reason": null}]}\n\n'
+)
+PIECES = {
+    "text": b'"content": "%s"',
+    "reasoning": b'"reasoning_content": "%s"',
+    "arguments": b'"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": '
+    b'"%s"}}]',
+}
+
+
+@pytest.mark.parametrize("what", PIECES)
+@pytest.mark.parametrize("rpc", ["Execute", "TestIntegration"])
+async def test_an_answer_without_end_is_not_put_together(
+    fake: FakeServer, tmp_path: Path, what: str, rpc: str
+) -> None:
+    piece = PIECE % (PIECES[what] % (b"y" * MIB))
+    fake.always(
+        "/v1/chat/completions",
+        Reply.stream(Send(piece, times=20), Stall(), content_type="text/event-stream"),
+    )
+    async with serving(tmp_path, integration("openai", fake.url)) as served:
+        if rpc == "Execute":
+            failure = await failure_of(
+                served.stub.Execute(execution_pb2.ExecuteRequest(intent="x"))
+            )
+            assert (failure.reason, "larger than 16 MB" in failure.message) == (
+                "BACKEND_CONTRACT",
+                True,
+            )
+        else:
+            request = execution_pb2.TestIntegrationRequest(integration_id="x")
+            tested = await served.stub.TestIntegration(request)
+            assert "larger than 16 MB" in tested.error
+            assert tested.response == ""
+        await no_open_requests(fake)

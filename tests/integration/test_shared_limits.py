@@ -107,3 +107,11 @@ async def test_a_redis_that_goes_away_stops_no_call(caplog: pytest.LogCaptureFix
     await limits.aclose()
     assert let == [True, True, True, False, False]
     assert "this server counts for itself" in caplog.text
+
+
+async def test_a_changed_limit_forgets_nothing(servers: list[Limits]) -> None:
+    for server in servers:
+        assert await let_in(server, caller("changed", requests_per_minute=5), 0)
+        assert await let_in(server, caller("changed", tokens_per_minute=50), 10)
+    assert not await let_in(servers[0], caller("changed", requests_per_minute=2))
+    assert not await let_in(servers[0], caller("changed", tokens_per_minute=20))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from atmosphere_grpc.access import key_file, keys
 from atmosphere_grpc.access.key_file import KeyFile, KeyFileError
 from atmosphere_grpc.access.keys import Key
 from atmosphere_grpc.access.policy import Policy
+from atmosphere_grpc.config import Settings
 
 
 @pytest.fixture
@@ -135,3 +137,88 @@ def test_a_name_of_several_keys_does_not_say_which_to_revoke(path: Path) -> None
     assert key_file.revoke(path, "alice").id != first.id
     with pytest.raises(KeyFileError, match="no key 'bob' holds"):
         key_file.revoke(path, "bob")
+
+
+def test_what_is_not_known_in_a_file_is_refused(path: Path) -> None:
+    _, sent = key_file.create(path, "alice", Policy(("Chat",)))
+    good = path.read_text()
+    for wrong, says in (
+        (good.replace('"rpcs"', '"rpc"'), r"keys\[0\]\.policy\.rpc is unknown; known are rpcs"),
+        (good.replace('"created"', '"made"'), "required field"),
+        (good.replace('"name"', '"nick": "a", "name"'), r"keys\[0\]\.nick is unknown"),
+        (good.replace('"version": 1', '"version": 99'), "its version is 99, and only 1 is known"),
+        (good.replace('"version"', '"verse": 1, "version"'), "verse is unknown"),
+        ("[" * 100_000, "nested too deeply|malformed|ecursion"),
+    ):
+        path.write_text(wrong)
+        assert isinstance(KeyFile(path).find(sent), str)
+        with pytest.raises(KeyFileError, match=says):
+            key_file.read(path)
+    path.write_text(good)
+    assert isinstance(KeyFile(path).find(sent), Key)
+
+
+def test_a_file_that_anybody_may_write_lets_nobody_in(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, sent = key_file.create(path, "alice", None)
+    path.chmod(0o602)
+    held = KeyFile(path)
+    assert isinstance(held.find(sent), str)
+    assert "anybody on this machine may write it (mode 0602)" in caplog.text
+    with pytest.raises(KeyFileError, match="chmod o-w"):
+        key_file.create(path, "bob", None)
+    path.chmod(0o660)
+    assert isinstance(held.find(sent), Key)
+    assert "its group may write it" in caplog.text
+
+
+def test_a_file_repaired_by_its_mode_is_read_again(path: Path) -> None:
+    _, sent = key_file.create(path, "alice", None)
+    path.chmod(0o602)
+    written = time.time() - 100
+    os.utime(path, (written, written))
+    held = KeyFile(path)
+    assert isinstance(held.find(sent), str)
+    held._watch._recent = False  # as some seconds later
+    path.chmod(0o600)
+    assert isinstance(held.find(sent), Key)
+
+
+def test_a_changed_file_is_for_the_same_people(path: Path) -> None:
+    key_file.create(path, "alice", None)
+    path.chmod(0o640)
+    key_file.create(path, "bob", None)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_makes_keys_for_others(path: Path) -> None:
+    path.parent.mkdir()
+    os.chown(path.parent, 1234, 1235)
+    for name in ("alice", "bob"):
+        key_file.create(path, name, None)
+    for item in path.parent.iterdir():
+        assert (item.stat().st_uid, item.stat().st_gid) == (1234, 1235)
+    os.chown(path, 2234, 2235)
+    key_file.revoke(path, "bob")
+    assert (path.stat().st_uid, path.stat().st_gid) == (2234, 2235)
+
+
+def test_it_is_seen_that_there_were_keys(path: Path) -> None:
+    settings = Settings(state_dir=path.parent)
+    assert not settings.authenticates
+    key_file.create(path, "alice", None)
+    assert settings.authenticates
+    path.unlink()
+    assert settings.authenticates
+    assert not Settings(state_dir=path.parent, auth={"required": False}).authenticates
+
+
+def test_keys_that_came_from_elsewhere_are_noted_with_the_first_call(path: Path) -> None:
+    _, sent = key_file.create(path, "alice", None)
+    settings = Settings(state_dir=path.parent)
+    settings.keys_mark.unlink()
+    assert isinstance(KeyFile(path).find(sent), Key)
+    path.unlink()
+    assert settings.authenticates

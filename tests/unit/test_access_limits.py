@@ -9,9 +9,11 @@ import pytest
 from limits.aio.storage import MemoryStorage
 from limits.errors import StorageError
 
+from atmosphere_grpc.access import limits as module
 from atmosphere_grpc.access.caller import Caller
 from atmosphere_grpc.access.limits import Limits
 from atmosphere_grpc.access.policy import Permit, Policy
+from atmosphere_grpc.access.windows import MemoryWindows
 from atmosphere_grpc.errors import Failure, Reason
 
 
@@ -146,3 +148,46 @@ async def test_without_limits_nothing_is_counted() -> None:
     before = Broken.asked
     assert await let_in(limits, caller(), 10**9) is None
     assert Broken.asked == before
+
+
+async def test_a_changed_limit_forgets_nothing() -> None:
+    limits = Limits()
+    for _ in range(3):
+        assert await let_in(limits, caller(requests_per_minute=5, tokens_per_minute=50), 10) is None
+    failure = await let_in(limits, caller(requests_per_minute=3))
+    assert failure is not None
+    assert "3 requests" in failure.message
+    failure = await let_in(limits, caller(tokens_per_minute=30))
+    assert failure is not None
+    assert "30 tokens" in failure.message
+
+
+class Hanging(MemoryStorage):
+    """A storage that never answers."""
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+
+async def test_a_storage_that_hangs_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "STORAGE_TIMEOUT_S", 0.05)
+    limits, who = Limits(Hanging()), caller(requests_per_minute=5)
+    refused = await asyncio.gather(*(let_in(limits, who) for _ in range(20)))
+    assert refused.count(None) == 5
+    assert caplog.text.count("cannot be used (TimeoutError)") == 1
+
+
+async def test_a_window_begins_anew_and_those_that_are_over_are_swept_out() -> None:
+    now = 1000.0
+    windows = MemoryWindows(lambda: now)
+    assert [await windows.incr("a", 60, amount) for amount in (1, 4)] == [1, 5]
+    assert await windows.get_expiry("a") == 1060
+    for i in range(100):
+        await windows.incr(f"b{i}", 60)
+    now = 1060.0
+    assert await windows.get("a") == 0
+    assert await windows.incr("a", 60) == 1
+    assert len(windows) == 1

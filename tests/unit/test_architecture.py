@@ -72,6 +72,7 @@ RESERVED = {
     "aiohappyeyeballs": {"backends/pool.py"},
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
+    "httpx": {"cli/scrape.py"},
     "typer": {"cli"},
     "rich": {"cli"},
     "google": {"codec", "cli/output.py"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,31 @@ def test_other_authorities_are_another_pair(tmp_path: Path) -> None:
     certificates = Certificates(*pair, ca)
     trustme.CA().cert_pem.write_to_path(str(ca))
     assert certificates.renewed() is not None
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "says"),
+    [
+        (-30, -1, "expired on"),
+        (-30, 13, "expires on"),
+        (1, 90, "is the clock right?"),
+        (-30, 90, ""),
+    ],
+)
+def test_a_certificate_out_of_its_time_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, begins: int, ends: int, says: str
+) -> None:
+    now, cert, key_pem = datetime.now(UTC), *write(tmp_path)
+    held = Certificates(cert, key_pem, None)
+    assert not caplog.messages
+    leaf = AUTHORITY.issue_cert(
+        "127.0.0.1", not_before=now + timedelta(begins), not_after=now + timedelta(ends)
+    )
+    leaf.cert_chain_pems[0].write_to_path(str(cert))
+    leaf.private_key_pem.write_to_path(str(key_pem))
+    for use in (held.renewed, lambda: Certificates(cert, key_pem, None)):
+        caplog.clear()
+        use()
+        told = [line for line in caplog.messages if "the certificate" in line]
+        assert [says in line for line in told] == [True] * bool(says)
+        assert all("tls.cert_file" in line and "renew it" in line for line in told)

@@ -134,3 +134,41 @@ def test_a_value_that_show_left_out_is_not_taken_for_one(file: Path, tmp_path: P
     path.write_text(run("show", "--config", str(file))[1])
     with pytest.raises(config.ConfigError, match="x-team was left out by config show; write it"):
         config.load(path)
+
+
+def test_check_tells_patterns_that_fit_no_rpc(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("auth: {default: {rpcs: [chat, Ch*]}, callers: {'tls:a': {rpcs: [Nope]}}}\n")
+    status, _, err = run("check", "--config", str(path))
+    assert status == 0
+    assert "auth.default.rpcs: 'chat' fits no RPC; they are Execute," in err
+    assert "auth.callers.tls:a.rpcs: 'Nope' fits no RPC" in err
+    assert err.count("fits no RPC") == 2
+
+
+def test_check_tells_that_others_may_read_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "metrics.listen" not in run("check")[2]
+    monkeypatch.setenv("ATMOSPHERE_METRICS__LISTEN", "0.0.0.0:9464")
+    assert "metrics.listen = 0.0.0.0:9464: whoever reaches it" in run("check")[2]
+    monkeypatch.setenv("ATMOSPHERE_METRICS__ENABLED", "false")
+    assert "metrics.listen" not in run("check")[2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "auth: {jwt: {issuer: i, audience: a, jwks_url: 'https://x/j?token=CANARY'}}\n",
+        "auth: {limits_storage: 'redis://CANARY@h:1/0'}\n",
+    ],
+)
+def test_show_leaves_out_what_in_an_address_may_be_secret(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(content)
+    status, out, _ = run("show", "--config", str(path))
+    assert status == 0
+    assert "CANARY" not in out
+    assert "***" in out
+    path.write_text(out)
+    status, _, err = run("check", "--config", str(path))
+    assert status == 2
+    assert "what config show left out" in err

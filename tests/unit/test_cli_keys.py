@@ -87,3 +87,10 @@ def test_what_is_wrong_is_told_with_what_would_be_right(words: list[str], says: 
 
 def test_a_key_that_there_is_not_cannot_be_revoked() -> None:
     assert "no key 'bob' holds" in run("revoke", "bob", code=2)[1]
+
+
+def test_a_pattern_that_fits_no_rpc_is_told() -> None:
+    _, err = run("create", "alice", "--allow", "rpc=chat", code=2)
+    assert "fits no RPC" in err
+    assert "ListModels" in err
+    run("create", "alice", "--allow", "rpc=List*")

@@ -589,3 +589,34 @@ def test_without_routes_that_are_described_nothing_reads_intents(
     said = routing(routes=[{"name": "a", "rules": ["x"]}], embedder={"integration": "far"})
     assert composition.planner_of(config.load(said=said), Registry([])).router.reader is None
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "integrations:\n  - headers: {x-a: CANARY: x}\n",
+        'integrations:\n  - headers:\n      x: "CANARY\n      y: 1\n',
+        "api_key: *CANARY\n",
+        "api_key: !CANARY foo\n",
+        "api_key: !x!CANARY foo\n",
+        "api_key: &CANARY foo\nother: &CANARY\n  - *CANARY: }\n",
+        "%CANARY\n---\na: %CANARY\n",
+        "telemetry: {traces: true, endpoint: 'http://u:CANARY@localhost:4317'}\n",
+        "telemetry: {traces: true, endpoint: 'http://localhost:4317/?api-key=CANARY'}\n",
+        "a: 2001-99-99 # CANARY\n",
+        "auth: {limits_storage: 'redis://h:1/0', limits_password: {env: CANARY-1}}\n",
+        "a: \x00 CANARY\n",
+        "[" * 50_000 + "CANARY",
+    ],
+)
+def test_a_file_that_is_wrong_is_told_without_its_words(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    assert "CANARY" not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_told_with_the_place(file: Path) -> None:
+    file.write_text("listen: a\nheaders: {x-a: b: c}\n")
+    with pytest.raises(ConfigError, match=r"not YAML: .* \(line 2, column 17\)"):
+        config.load(file)

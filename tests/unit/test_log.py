@@ -74,3 +74,22 @@ def test_a_traceback_is_a_field_on_the_line() -> None:
 
 def test_what_is_not_text_is_logged_all_the_same() -> None:
     assert as_json(record("no file %s", "\udcff"))["message"] == "no file \udcff"
+
+
+def test_a_line_of_text_cannot_be_taken_for_another() -> None:
+    made = record("denied: %s", "a\x1b[2K\rb\n2026-11-24 INFO ok\u2028\u202e\x9b\x00\ttab – ü")
+    RequestId().filter(made)
+    line = TextLines().format(made)
+    assert line.endswith(r"denied: a\x1b[2K\rb\n2026-11-24 INFO ok\u2028\u202e\x9b\x00\ttab – ü")
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    try:
+        raise ValueError("x")
+    except ValueError:
+        made = record("a\nb")
+        made.exc_info = sys.exc_info()
+    RequestId().filter(made)
+    lines = TextLines().format(made).splitlines()
+    assert lines[0].endswith(r"a\nb")
+    assert lines[1] == "Traceback (most recent call last):"

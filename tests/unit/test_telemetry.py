@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from typer.testing import CliRunner
 
 from atmosphere_grpc import config
 from atmosphere_grpc.cli import app
 from atmosphere_grpc.config import ConfigError, Settings
 from atmosphere_grpc.domain import Delta, Message, ToolCall, ToolCallDelta
-from atmosphere_grpc.telemetry.content import MAX_CHARACTERS, Redaction
+from atmosphere_grpc.record import AttemptRecord, CallRecord
+from atmosphere_grpc.telemetry.content import MAX_CHARACTERS, REDACTED, Redaction
+from atmosphere_grpc.telemetry.spans import Spans
 
 
 @pytest.fixture
@@ -63,7 +66,11 @@ def test_config_check_says_so_too(tmp_path: Path) -> None:
         ("telemetry: {metrics: true, content: true}", "content has no use without traces: true"),
         ("telemetry: {traces: true, redact: [a]}", "redact has no use without content: true"),
         ("telemetry: {traces: true, content: true, redact: ['(']}", "is no regular expression"),
-        ("telemetry: {traces: true, endpoint: 'http://me:x@a'}", "must not hold a password"),
+        ("telemetry: {traces: true, endpoint: 'http://me:x@a'}", "must not hold a user, password"),
+        (
+            "telemetry: {traces: true, endpoint: 'http://a/?key=x'}",
+            "must not hold a user, password",
+        ),
         ("metrics: {listen: '9464'}", "metrics.listen = '9464': must be host:port"),
         ("log_format: xml", "log_format = 'xml'"),
     ],
@@ -106,3 +113,56 @@ def test_a_secret_is_not_cut_in_two() -> None:
     written = Redaction([r"key-\d+"]).messages([Message("user", text)])
     assert "key" not in written
     assert len(written) < MAX_CHARACTERS + 100
+
+
+def test_names_and_ids_of_calls_are_redacted_too() -> None:
+    call = ToolCall("id-sk-1", "f_sk-1", "{}")
+    said = Redaction(["sk-1"]).messages(
+        [
+            Message("assistant", "", tool_calls=(call,)),
+            Message("tool", "sk-1", tool_call_id="id-sk-1"),
+        ]
+    )
+    answer = Redaction(["sk-1"]).answer(
+        [Delta(tool_calls=(ToolCallDelta(0, "id-sk-1", "f_sk-1", "{}"),))], "stop"
+    )
+    assert "sk-1" not in said + answer
+    assert said.count(REDACTED) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        r'{"a": ["s\u006b-1"], "sk\u002d1": 1}',
+        r'{"a": "s\u006b-1", "b": "\"',
+        r'{"a": "{\"b\": \"s\\u006b-1\"}"}',
+    ],
+)
+def test_what_is_written_with_escapes_is_redacted_too(arguments: str) -> None:
+    call = ToolCall("id", "f", arguments)
+    said = Redaction(["sk-1"]).messages([Message("assistant", "", tool_calls=(call,))])
+    assert REDACTED in said
+    assert "006b" not in said
+
+
+def test_so_much_of_an_answer_is_kept() -> None:
+    attempt = AttemptRecord("a", "openai", "m", 0.0)
+    attempt.heard = []
+    for _ in range(10_000):
+        attempt.hear(Delta(content="a" * 1000))
+    assert 900 <= len(attempt.heard) <= 1100
+    for _ in range(10_000):
+        attempt.hear(Delta())
+    assert len(attempt.heard) <= 1100
+
+
+def test_of_a_long_name_of_a_model_only_its_beginning_is_told() -> None:
+    spans = Spans(TracerProvider(shutdown_on_exit=False).get_tracer("a"), "a.B", "h:1", None)
+    record = CallRecord("Chat")
+    spans.opened(record)
+    attempt = record.attempt("a", "openai", "m" * 5000)
+    attempt.begin("127.0.0.1:1")
+    assert isinstance(attempt.span, ReadableSpan)
+    assert attempt.span.name == "chat " + "m" * 256
+    assert attempt.span.attributes is not None
+    assert attempt.span.attributes["gen_ai.request.model"] == "m" * 256
