@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -31,7 +32,7 @@ CHECKS: Any = [
     status_code_conformance,
 ]
 #: Requests a path and a mode: enough for each field, few enough to be run with every change.
-EXAMPLES = 25
+EXAMPLES = 8
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES,
@@ -49,13 +50,15 @@ def _send(case: Any) -> None:
     case.validate_response(case.call(timeout=20), checks=CHECKS)
 
 
-def _attack(url: str) -> list[str]:
+def _attack(url: str, stopped: threading.Event) -> list[str]:
     """Sends what the document allows, and what it does not, to every path; gives what is wrong."""
     wrong: list[str] = []
     found: Any
     for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
         operation = found.ok()
         for mode in MODES:
+            if stopped.is_set():
+                return wrong
             try:
                 case = operation.as_strategy(generation_mode=mode)
                 SETTINGS(hypothesis.given(case=case)(_send))()
@@ -69,7 +72,11 @@ def _attack(url: str) -> list[str]:
 @pytest.mark.filterwarnings("default")
 async def test_what_the_document_says_is_what_happens(tmp_path: Path, fake: FakeServer) -> None:
     async with serving(tmp_path, openai(fake.base_url), http={"listen": "127.0.0.1:0"}) as served:
-        wrong = await asyncio.to_thread(_attack, f"http://{served.http}")
+        stopped = threading.Event()
+        try:
+            wrong = await asyncio.to_thread(_attack, f"http://{served.http}", stopped)
+        finally:
+            stopped.set()
     assert not wrong, "\n\n".join(wrong)
     generated = [request for request in fake.requests if request.method == "POST"]
-    assert len(generated) > EXAMPLES  # not all of it was refused
+    assert generated  # not all of it was refused
