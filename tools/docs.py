@@ -26,6 +26,9 @@ from atmosphere_grpc.config import Settings
 from atmosphere_grpc.errors import TABLE, http_status
 from atmosphere_grpc.telemetry.catalogue import METRICS, RESTARTS
 
+sys.path.append(str(Path(__file__).parent.parent))  # also where only the script is named
+from tools.scale import measured, rows
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
@@ -34,6 +37,7 @@ DOCUMENTS = (
     "docs/configuration.md",
     "docs/backends.md",
     "docs/observability.md",
+    "docs/scale.md",
 )
 PACKAGE = "atmosphere.v1"
 _PART = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
@@ -120,6 +124,27 @@ def metrics() -> str:
     )
 
 
+def scale() -> str:
+    """What streams need."""
+    figures = measured()
+    one = table(
+        ("measured of one process", ""),
+        iter(
+            (
+                ("CPU of a unary call", f"{figures.call_us:,.0f} µs"),
+                ("CPU of a token of a stream", f"{figures.token_us:,.0f} µs"),
+                ("memory at rest", f"{figures.process_mb:,.0f} MB"),
+                ("memory of an open stream", f"{figures.stream_kb:,.0f} kB"),
+            )
+        ),
+    )
+    many = table(
+        ("streams", "cores' work", "processes", "streams each", "memory", "tokens/s"),
+        rows(figures),
+    )
+    return f"{one}\n{many}"
+
+
 def _rule(rule: Rule) -> str:
     match rule:
         case Sent(path, note):
@@ -160,6 +185,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "extra": extra,
     "metrics": metrics,
+    "scale": scale,
 }
 
 
