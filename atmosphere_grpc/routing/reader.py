@@ -382,6 +382,12 @@ class Reader:
                 pause_s = longer(pause_s, retry_s) if costly else 0.0
                 await asyncio.sleep(max(pause_s, retry_s))
                 continue
+            except Exception:  # a fault of ours is no reason to give up for good
+                log.exception("fault in reading the routes")
+                self._why_not = "of a fault of this server, which its log has"
+                self.tried.set()
+                await asyncio.sleep(max(LONGEST_PAUSE_S / 10, retry_s))
+                continue
             told = ""
             self.tried.set()
             began = time.monotonic()

@@ -251,7 +251,11 @@ def test_the_embedded_models_are_run_once(tmp_path: Path) -> None:
         own = psutil.Process(server.process.pid).environ()
         for worker in workers(server):  # the key is neither among the arguments nor here
             added = dict(worker.environ().items() - own.items())
-            assert added.keys() <= {"PYTHONPATH", "GRPC_ENABLE_FORK_SUPPORT"}
+            assert added.keys() <= {
+                "PYTHONPATH",
+                "GRPC_ENABLE_FORK_SUPPORT",
+                "GRPC_EXPERIMENTS",
+            }
             assert len(worker.cmdline()) == 5
         with AtmosphereClient(server.address, timeout=TIMEOUT_S) as client:
             assert client.execute("Say hello.", max_tokens=4).data.message.content

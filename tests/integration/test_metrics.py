@@ -382,7 +382,8 @@ async def test_top_prints_a_frame(watched: Served) -> None:
 def test_top_says_that_there_are_no_metrics() -> None:
     done = CliRunner().invoke(app, ["top", "--once", "--metrics", "127.0.0.1:1"])
     assert done.exit_code == 1
-    assert "no metrics at 127.0.0.1:1 (Connection refused)" in done.stderr
+    assert "no metrics at 127.0.0.1:1 (" in done.stderr
+    assert "Connection refused" in done.stderr
     assert "metrics.listen" in done.stderr
 
 

@@ -33,7 +33,7 @@ BELOW = {
         *("backends", "integrations", "config", "domain", "execution", "routing"),
     },
     "integrations": {"backends", "domain", "errors"},
-    "routing": {"domain", "errors"},
+    "routing": {"domain", "errors", "record"},
     "embedded": {"backends", "domain", "errors"},
     "execution": {
         *("routing", "integrations", "backends", "domain", "errors", "log", "record", "access"),
