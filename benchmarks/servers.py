@@ -164,6 +164,7 @@ def service(
     settings = {
         "listen": "127.0.0.1:0",
         "state_dir": str(folder),
+        "http": {"listen": "127.0.0.1:0"},
         "metrics": {"listen": "127.0.0.1:0"},
         "auth": {"required": True, "keys_file": str(keys)},
         "integrations": [integration],

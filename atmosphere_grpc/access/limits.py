@@ -7,12 +7,11 @@ at the same time are not let in by the same count.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar
 
 from limits.errors import StorageError
 
@@ -32,16 +31,25 @@ STORAGE_PAUSE_S = 5.0
 
 
 class Bill:
-    """What a call has cost so far.
+    """A call that is let in when the block begins, and charged for when it ends.
 
     Attributes:
-        tokens: Those that its caller is charged with once it is over.
+        tokens: Those that its caller is charged with.
     """
 
-    __slots__ = ("tokens",)
+    __slots__ = ("_caller", "_limits", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits, caller: Caller) -> None:
+        self._limits = limits
+        self._caller = caller
         self.tokens = 0
+
+    async def __aenter__(self) -> Self:
+        await self._limits.enter(self._caller)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._limits.leave(self._caller, self.tokens)
 
 
 class Limits:
@@ -65,21 +73,33 @@ class Limits:
         self._in_flight: Counter[str] = Counter()
         self._charging: set[asyncio.Task[int]] = set()
 
-    @contextlib.asynccontextmanager
-    async def call(self, caller: Caller) -> AsyncIterator[Bill]:
-        """Lets a call in, and charges its caller with what its bill says at the end.
+    def call(self, caller: Caller) -> Bill:
+        """A call, for an `async with` block, which raises a `Failure` where it is not let in."""
+        return Bill(self, caller)
+
+    async def enter(self, caller: Caller) -> None:
+        """Lets a call in.
 
         Raises:
             Failure: RATE_LIMITED, with the time after which there is room.
         """
-        bill = Bill()
-        with self._share(caller):
-            await self._enter(caller)
-            try:
-                yield bill
-            finally:
-                if bill.tokens and caller.policy.tokens_per_minute is not None:
-                    await self._charge(caller, bill.tokens)
+        most, account = caller.policy.max_concurrency, caller.account
+        if most is not None and self._in_flight[account] >= most:
+            raise _limited(f"{most} calls of this caller are in flight", None, caller)
+        self._in_flight[account] += 1
+        try:
+            await self._count(caller)
+        except BaseException:
+            self._done(account)
+            raise
+
+    async def leave(self, caller: Caller, tokens: int) -> None:
+        """Charges the caller of a call that is over."""
+        try:
+            if tokens and caller.policy.tokens_per_minute is not None:
+                await self._charge(caller, tokens)
+        finally:
+            self._done(caller.account)
 
     async def aclose(self) -> None:
         """Charges what is still to be charged, and closes the storage."""
@@ -87,20 +107,12 @@ class Limits:
         if self._aclose is not None:
             await self._aclose()
 
-    @contextlib.contextmanager
-    def _share(self, caller: Caller) -> Iterator[None]:
-        most, account = caller.policy.max_concurrency, caller.account
-        if most is not None and self._in_flight[account] >= most:
-            raise _limited(f"{most} calls of this caller are in flight", None, caller)
-        self._in_flight[account] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[account] -= 1
-            if not self._in_flight[account]:
-                del self._in_flight[account]
+    def _done(self, account: str) -> None:
+        self._in_flight[account] -= 1
+        if not self._in_flight[account]:
+            del self._in_flight[account]
 
-    async def _enter(self, caller: Caller) -> None:
+    async def _count(self, caller: Caller) -> None:
         policy = caller.policy
         if (most := policy.tokens_per_minute) is not None:
             tokens = _name("tokens", caller)

@@ -29,7 +29,12 @@ from atmosphere_grpc.backends.openai_schema import MALFORMED, UsageChunk
 from atmosphere_grpc.backends.openai_stream import usage
 from atmosphere_grpc.backends.together import together
 from atmosphere_grpc.backends.vectors import check_vectors
-from atmosphere_grpc.backends.wire import HttpStatus, Stream, Wire, WireSettings
+from atmosphere_grpc.backends.wire import (
+    HttpStatus,
+    Stream,
+    Wire,
+    WireSettings,
+)
 from atmosphere_grpc.domain import (
     BackendEvent,
     Begun,
@@ -129,37 +134,36 @@ class OllamaBackend(LanguageOnly):
 
     async def _read(self, stream: Stream, answer: Answer) -> AsyncGenerator[BackendEvent, None]:
         begun = False
-        async with aclosing(stream.batches(NDJSONParser)) as batches:
-            while True:
-                failure: Failure | None = None
-                batch: Sequence[Event] = ()
+        while True:
+            failure: Failure | None = None
+            batch: Sequence[Event] | None = ()
+            try:
+                batch = await stream.batch(NDJSONParser)
+            except Failure as error:
+                failure = error
+            if batch is None:
+                break
+            for event in batch:
                 try:
-                    batch = await anext(batches)
-                except StopAsyncIteration:
-                    break
+                    line = self._line(event)
                 except Failure as error:
                     failure = error
-                for event in batch:
-                    try:
-                        line = self._line(event)
-                    except Failure as error:
-                        failure = error
-                        break
-                    if not begun:
-                        begun = True
-                        yield Begun(model=line.model or "")
-                    answer.add(line)
-                    if answer.finished:
-                        break
-                if (failure or answer.finished or stream.due) and (delta := answer.take()):
-                    yield delta
-                    stream.sent(last=answer.finished)
-                if failure is not None:  # after what came before it
-                    raise failure
+                    break
+                if not begun:
+                    begun = True
+                    yield Begun(model=line.model or "")
+                answer.add(line)
                 if answer.finished:
-                    await stream.drain()
-                    yield answer.end()
-                    return
+                    break
+            if (failure or answer.finished or stream.due) and (delta := answer.take()):
+                yield delta
+                stream.sent(last=answer.finished)
+            if failure is not None:  # after what came before it
+                raise failure
+            if answer.finished:
+                await stream.drain()
+                yield answer.end()
+                return
         if delta := answer.take():
             yield delta
         raise self._endpoint.truncated("its stream ended")

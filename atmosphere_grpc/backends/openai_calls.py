@@ -20,7 +20,13 @@ from atmosphere_grpc.backends.openai_schema import (
 )
 from atmosphere_grpc.backends.openai_stream import Assembly, usage
 from atmosphere_grpc.backends.vectors import check_vectors
-from atmosphere_grpc.backends.wire import NO_HEADERS, Endpoint, HttpStatus, Stream, Wire
+from atmosphere_grpc.backends.wire import (
+    NO_HEADERS,
+    Endpoint,
+    HttpStatus,
+    Stream,
+    Wire,
+)
 from atmosphere_grpc.domain import BackendEvent, Begun, EmbedCall, Embeddings
 from atmosphere_grpc.errors import Failure
 
@@ -114,41 +120,40 @@ class OpenAICalls:
         self, stream: Stream, assembly: Assembly
     ) -> AsyncGenerator[BackendEvent, None]:
         begun = done = False
-        async with aclosing(stream.batches(SSEParser)) as batches:
-            while True:
-                failure: Failure | None = None
+        while True:
+            failure: Failure | None = None
+            try:
+                batch = await _next(stream, assembly)
+            except Failure as error:
+                batch, failure = (), error
+            if batch is None:
+                break
+            for event in batch:
+                if event.type not in MESSAGE_TYPES:
+                    assembly.add_other(event)
+                    continue
+                if event.data == b"[DONE]":
+                    done = True
+                    break
                 try:
-                    batch = await _next(batches, assembly)
-                except StopAsyncIteration:
-                    break
+                    chunk = self._chunk(event)
                 except Failure as error:
-                    batch, failure = (), error
-                for event in batch:
-                    if event.type not in MESSAGE_TYPES:
-                        assembly.add_other(event)
-                        continue
-                    if event.data == b"[DONE]":
-                        done = True
-                        break
-                    try:
-                        chunk = self._chunk(event)
-                    except Failure as error:
-                        failure = error
-                        break
-                    if not begun:
-                        begun = True
-                        yield Begun(chunk.id or "", chunk.model or "")
-                    assembly.add(chunk)
-                if (failure or assembly.finished or stream.due) and (delta := assembly.take()):
-                    yield delta
-                    stream.sent(last=assembly.finished)
-                if failure is not None:  # after what came before it
-                    raise failure
-                if assembly.goes_on:
+                    failure = error
                     break
-                if done or assembly.whole:
-                    await stream.drain()
-                    break
+                if not begun:
+                    begun = True
+                    yield Begun(chunk.id or "", chunk.model or "")
+                assembly.add(chunk)
+            if (failure or assembly.finished or stream.due) and (delta := assembly.take()):
+                yield delta
+                stream.sent(last=assembly.finished)
+            if failure is not None:  # after what came before it
+                raise failure
+            if assembly.goes_on:
+                break
+            if done or assembly.whole:
+                await stream.drain()
+                break
         if delta := assembly.take():
             yield delta
         if not assembly.finished:
@@ -188,17 +193,13 @@ class OpenAICalls:
         return chunk
 
 
-async def _next(batches: AsyncGenerator[list[Event], None], assembly: Assembly) -> Sequence[Event]:
-    """The next batch.
-
-    Raises:
-        StopAsyncIteration: There is none, or none that is worth waiting for.
-    """
+async def _next(stream: Stream, assembly: Assembly) -> Sequence[Event] | None:
+    """The next batch; None where there is none, or none that is worth waiting for."""
     if not assembly.finished:
-        return await anext(batches)
+        return await stream.batch(SSEParser)
     try:
         # Some servers keep a finished stream open and report no usage.
         async with asyncio.timeout(TAIL_S):
-            return await anext(batches)
+            return await stream.batch(SSEParser)
     except TimeoutError:
-        raise StopAsyncIteration from None
+        return None

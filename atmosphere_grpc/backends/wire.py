@@ -8,7 +8,7 @@ import functools
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from urllib.parse import quote, urlsplit
@@ -156,6 +156,7 @@ class Stream:
         self._join_s = joining.get()
         self._due = 0.0
         self._held = False  # whether something was read and not sent on
+        self._parser: Parser | None = None
         header = connection.headers.get("content-type", "")
         #: The media type, in lower case, without parameters.
         self.content_type = header.partition(";")[0].strip().lower()
@@ -175,13 +176,16 @@ class Stream:
         join_s = 0.0 if last else self._join_s()
         self._due = time.monotonic() + join_s if join_s > 0 else 0.0
 
-    async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
-        """The events of what came together; the last one may be a broken-off event.
+    async def batch(self, kind: Callable[[int], Parser]) -> list[Event] | None:
+        """The events that come together next; None at the end, before which one may be broken off.
 
         While text is joined little is read, so that what comes meanwhile comes together. No event
         at all says that it is time to send on what was.
+
+        Args:
+            kind: What reads the events, the same each time.
         """
-        parser = kind(MAX_EVENT_BYTES)
+        parser = self._parser = self._parser or kind(MAX_EVENT_BYTES)
         connection = self._connection
         try:
             while True:
@@ -193,15 +197,12 @@ class Stream:
                             continue
                         if self._held:
                             self._held = False
-                            yield []
-                            continue
+                            return []
                 if not (chunk := await connection.read()):
-                    break
+                    return parser.flush() or None
                 if events := parser.feed(chunk):
                     self._held = True
-                    yield events
-            if events := parser.flush():
-                yield events
+                    return events
         except EventTooLarge:
             raise self._endpoint.contract(
                 f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -102,19 +101,19 @@ class Envelope:
 
     def _opened(self, record: CallRecord) -> None:
         for sink in self._sinks:
-            with _apart(sink):
+            try:
                 sink.opened(record)
+            except Exception:  # noqa: BLE001 - it is logged
+                _at_fault(sink)
 
     def _closed(self, record: CallRecord) -> None:
         for sink in self._sinks:
-            with _apart(sink):
+            try:
                 sink.closed(record)
+            except Exception:  # noqa: BLE001 - it is logged
+                _at_fault(sink)
 
 
-@contextmanager
-def _apart(sink: Sink) -> Iterator[None]:
-    """Whatever is wrong with a sink is not the call's."""
-    try:
-        yield
-    except Exception:
-        log.exception("fault in %s", type(sink).__name__)
+def _at_fault(sink: Sink) -> None:
+    """Logs what is wrong with a sink, which is not the call's."""
+    log.exception("fault in %s", type(sink).__name__)

@@ -232,8 +232,11 @@ class Planner:
 
         def decided() -> RouteDecision:
             known = visible.candidates(seen, capability)
-            model = target.model or first_available(models, known, resident=resident)
-            return decide(replace(target, model=model), capability, known, by)
+            wanted = target
+            if models and not target.model:
+                model = first_available(models, known, resident=resident)
+                wanted = replace(target, model=model)
+            return decide(wanted, capability, known, by)
 
         try:
             return decided()

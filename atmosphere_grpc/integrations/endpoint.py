@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from atmosphere_grpc.backends import Backend
 from atmosphere_grpc.domain import Capability, IntegrationState, Model
@@ -143,21 +142,9 @@ class Endpoint:
         if not load.cancelled() and (error := load.exception()) is not None:
             log.warning('integration "%s": %s was not loaded: %s', self._name, model, error)
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> InUse:
         """A call, as long as the block runs; its failure counts against the endpoint."""
-        self.active += 1
-        self.breaker.begin()
-        failed: bool | None = None
-        try:
-            yield
-            failed = False
-        except Failure as failure:
-            failed = _unwell(failure)
-            raise
-        finally:
-            self.active -= 1
-            self.breaker.end(failed=failed)
+        return InUse(self)
 
     def _note(self, failure: Failure | None) -> None:
         state = IntegrationState.DOWN if failure else IntegrationState.UP
@@ -176,6 +163,29 @@ class Endpoint:
                     log.debug("in the backend's words: %s", failure.words)
         self.state = state
         self.failure = failure
+
+
+class InUse:
+    """An endpoint that has a call to do, as long as the block runs."""
+
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __enter__(self) -> None:
+        self._endpoint.active += 1
+        self._endpoint.breaker.begin()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._endpoint.active -= 1
+        failed = _unwell(error) if isinstance(error, Failure) else None if error else False
+        self._endpoint.breaker.end(failed=failed)
 
 
 def _unwell(failure: Failure) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
@@ -176,20 +177,22 @@ class Integration:
 
         Empty where there is no fitting one.
         """
-        fitting = [item for item in self.models if item.can(capability) and allowed(item.id)]
+        models = self.models
+        fitting = [item for item in models if item.can(capability) and allowed(item.id)]
         if capability.is_fitted:  # each knows labels or features of its own: none is a default
             return fitting[0].id if len(fitting) == 1 else ""
         spec = self.spec
         configured = spec.default_model if capability.is_chat else spec.default_embed_model
-        known = next((model for model in self.models if model.answers_to(configured)), None)
-        fits = capability is not Capability.VISION or not known or known in fitting
-        if configured and fits and allowed(configured):
-            return configured
+        if configured and allowed(configured):
+            known = next((model for model in models if model.answers_to(configured)), None)
+            if capability is not Capability.VISION or not known or known in fitting:
+                return configured
         if capability is Capability.VISION:
             fitting.sort(key=lambda model: model.accepts_images is not True)
         wanted = capability is Capability.EMBED
-        by_name = [model.id for model in fitting if looks_like_embedding(model.id) is wanted]
-        return next(iter([*by_name, *(model.id for model in fitting)]), "")
+        named = (model for model in fitting if looks_like_embedding(model.id) is wanted)
+        chosen = next(named, fitting[0] if fitting else None)
+        return chosen.id if chosen else ""
 
     def _shows(self, capability: Capability) -> bool:
         """Whether it is known to have a capability, and a model for it.
@@ -220,6 +223,7 @@ async def _asked(endpoint: Endpoint, timeout_s: float) -> Failure | None:
     return None
 
 
+@functools.lru_cache(maxsize=4096)
 def looks_like_embedding(name: str) -> bool:
     """Whether a model's name says that it embeds."""
     return any(part in name.lower() for part in EMBEDDING_NAMES)

@@ -6,8 +6,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from atmosphere_grpc.errors import Failure, Reason
 
@@ -18,20 +17,28 @@ WEIGHT = 0.2
 
 
 class Turn:
-    """A call's place: granted, or in the queue.
+    """A call's place, granted or in the queue, from when the block begins until it ends.
 
     Attributes:
         caller: Whose it is.
         granted: Done once it is its turn.
     """
 
-    __slots__ = ("began", "caller", "granted", "served")
+    __slots__ = ("_limiter", "began", "caller", "granted", "served")
 
-    def __init__(self, caller: str, granted: asyncio.Future[None]) -> None:
+    def __init__(self, limiter: Limiter, caller: str) -> None:
+        self._limiter = limiter
         self.caller = caller
-        self.granted = granted
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = 0.0
         self.served = False
+
+    def __enter__(self) -> Self:
+        self._limiter.enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limiter.leave(self)
 
     def done(self) -> None:
         """Notes that the call was served, so that its time counts as what a call takes."""
@@ -65,18 +72,9 @@ class Limiter:
         """The shortest time that a call took lately, in seconds; 0 when none was seen."""
         return min(self._observed, default=0.0)
 
-    @contextmanager
-    def turn(self, caller: str = "") -> Iterator[Turn]:
-        """A turn, from when it is asked for until the block ends, however it does.
-
-        Raises:
-            Failure: QUEUE_FULL, with the time after which there should be room.
-        """
-        turn = self._enter(caller)
-        try:
-            yield turn
-        finally:
-            self._leave(turn)
+    def turn(self, caller: str = "") -> Turn:
+        """A turn, for a `with` block, which raises QUEUE_FULL where there is no room."""
+        return Turn(self, caller)
 
     def ahead(self, turn: Turn) -> int:
         """How many calls in the queue have their turn before this one; 0 for a granted one."""
@@ -101,12 +99,16 @@ class Limiter:
         """Waits until no call runs or waits."""
         await self._idle.wait()
 
-    def _enter(self, caller: str) -> Turn:
-        turn = Turn(caller, asyncio.get_running_loop().create_future())
+    def enter(self, turn: Turn) -> None:
+        """Grants a turn, or puts it into the queue.
+
+        Raises:
+            Failure: QUEUE_FULL, with the time after which there should be room.
+        """
         if self.active < self._max and not self.waiting:
             self._idle.clear()
             self._grant(turn)
-            return turn
+            return
         if self.waiting >= self._max_queue:
             raise Failure(
                 Reason.QUEUE_FULL,
@@ -114,11 +116,11 @@ class Limiter:
                 "which is all that its limits allow",
                 retry_after_s=self._room_in_s(),
             )
-        self._queues.setdefault(caller, deque()).append(turn)
+        self._queues.setdefault(turn.caller, deque()).append(turn)
         self.waiting += 1
-        return turn
 
-    def _leave(self, turn: Turn) -> None:
+    def leave(self, turn: Turn) -> None:
+        """Ends a turn, however it went; the next in the queue has theirs."""
         if turn.granted.done():
             self.active -= 1
             if turn.served:

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -213,20 +213,20 @@ class Bytes:
         self._data = data
         self._endpoint = endpoint
         self._chance = chance
+        self._parser: Parser | None = None
 
     async def body(self) -> bytes:
         return self._data
 
-    async def batches(self, kind: Callable[[int], Parser]) -> AsyncGenerator[list[Event], None]:
-        parser, start = kind(LIMIT), 0
+    async def batch(self, kind: Callable[[int], Parser]) -> list[Event] | None:
+        parser = self._parser = self._parser or kind(LIMIT)
         try:
-            while start < len(self._data):
-                end = start + self._chance.choice((1, 7, 100, 5_000, len(self._data)))
-                if events := parser.feed(self._data[start:end]):
-                    yield events
-                start = end
-            if events := parser.flush():
-                yield events
+            while self._data:
+                end = self._chance.choice((1, 7, 100, 5_000, len(self._data)))
+                piece, self._data = self._data[:end], self._data[end:]
+                if events := parser.feed(piece):
+                    return events
+            return parser.flush() or None
         except EventTooLarge:
             raise self._endpoint.contract("an event is too large") from None
 
