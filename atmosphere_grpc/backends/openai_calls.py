@@ -22,7 +22,7 @@ from atmosphere_grpc.backends.openai_stream import Assembly, usage
 from atmosphere_grpc.backends.vectors import check_vectors
 from atmosphere_grpc.backends.wire import NO_HEADERS, Endpoint, HttpStatus, Stream, Wire
 from atmosphere_grpc.domain import BackendEvent, Begun, EmbedCall, Embeddings
-from atmosphere_grpc.errors import Failure
+from atmosphere_grpc.errors import Failure, Reason
 
 #: The types of events that hold chunks; others, such as `x_cache`, are a server's own.
 MESSAGE_TYPES = (b"", b"message", b"error")
@@ -122,6 +122,8 @@ class OpenAICalls:
                 except StopAsyncIteration:
                     break
                 except Failure as error:
+                    if assembly.finished and error.reason is Reason.STREAM_TRUNCATED:
+                        break  # the connection did, and not the answer
                     batch, failure = (), error
                 for event in batch:
                     if event.type not in MESSAGE_TYPES:

@@ -34,6 +34,8 @@ DRAIN_S = 0.05
 #: While text is joined, how often it is looked whether the answer has ended, in seconds: some
 #: servers keep a finished stream open.
 LOOK_S = 0.02
+#: What `Content-Encoding` calls it; some servers write the character set there.
+COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = {"content-type": "application/json"}
 #: What a path may hold as it is (RFC 3986), `%` of what was quoted before included.
@@ -243,6 +245,10 @@ class Exchange:
             if not 200 <= connection.status < 300:
                 text = await _words(connection)
                 raise HttpStatus(connection.status, text, _retry_after_s(connection.headers))
+            if (coding := connection.headers.get("content-encoding", "").lower()) in COMPRESSED:
+                raise self._wire.endpoint.contract(
+                    f"its answer is compressed ({coding}), which was not asked for"
+                )
         except BaseException:
             self._pool.leave(self._connection)
             raise

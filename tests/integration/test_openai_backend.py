@@ -476,6 +476,7 @@ async def test_a_body_whose_framing_is_broken_is_hung_up_on(
         pytest.param(Reply.until_eof(*answer_events(["a"], done=False)), id="no done, EOF"),
         pytest.param(Reply.until_eof(event(text("a")), STOP, b"data: [DONE]"), id="half a done"),
         pytest.param(Reply.stream(event(text("a")), STOP, DONE), id="no usage"),
+        pytest.param(Reply.stream(event(text("a")), STOP, Close()), id="broken off after it"),
         pytest.param(Reply.stream(event(chunk({"content": "a"}, "stop")), DONE), id="at once"),
         pytest.param(
             Reply.stream(*answer_events(["a"]), Close()), id="a body broken off after done"
@@ -561,6 +562,20 @@ async def test_a_redirect_is_not_followed(
     fake.script(CHAT, Reply.body("", status, headers={"Location": f"{fake.url}/elsewhere"}))
     assert (await failed_chat(backend))[1].reason is Reason.BACKEND_CONTRACT
     assert [request.path for request in fake.requests] == [CHAT]
+
+
+async def test_an_answer_that_is_compressed_although_it_should_not_be_is_told_as_that(
+    fake: FakeServer, backend: OpenAIBackend
+) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    fake.script(CHAT, Reply.stream(b"\x1f\x8b", headers=headers))
+    fake.script(EMBEDDINGS, Reply.json({}, headers=headers))
+    _, failure = await failed_chat(backend)
+    with pytest.raises(Failure) as embedding:
+        await soon(backend.embed(MODEL, EMBED, connect_s=PATIENCE_S))
+    for item in (failure, embedding.value):
+        assert item.reason is Reason.BACKEND_CONTRACT
+        assert "its answer is compressed (gzip)" in item.message
 
 
 async def test_an_oversized_error_body_is_cut_and_its_status_kept(
