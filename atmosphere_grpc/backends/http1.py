@@ -16,6 +16,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 MAX_HEAD_BYTES = 64 * 1024
 #: With so many bytes that were not taken, the sender is made to wait.
 HIGH_WATER_BYTES = 256 * 1024
+#: A request that may be refused before all of it was read.
+LARGE_BYTES = 64 * 1024
 #: Answers that have no body, whatever their headers say.
 NO_BODY = (204, 304)
 
@@ -57,16 +59,24 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("status", "headers", "complete", "closed", "idle_since"),
-        *("_busy", "_dry", "_end_waiter", "_error", "_interim", "_keep_alive", "_loop", "_parser"),
-        *("_parts", "_paused", "_silent", "_size", "_transport", "_until_close", "_waiter"),
+        *("_busy", "_dry", "_end_waiter", "_error", "_interim", "_keep_alive", "_large", "_loop"),
+        *("_parser", "_parts", "_paused", "_silent", "_size", "_transport", "_until_close"),
+        "_waiter",
     )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(self)
+        # What many servers do that are older than the grammar, and every client understands:
+        # folded headers (RFC 9112, 5.2), lines that end in LF, blanks after the size of a chunk.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
         self._waiter: asyncio.Future[None] | None = None
         self._end_waiter: asyncio.Future[None] | None = None
-        self._busy = self._paused = self.closed = False
+        self._busy = self._large = self._paused = self.closed = False
         self.idle_since = 0.0
         self._begin()
 
@@ -85,6 +95,10 @@ class Connection(asyncio.Protocol):
         """Sends a request."""
         self._begin()
         self._busy = True
+        self._large = len(data) > LARGE_BYTES
+        if self.closed:  # as it was made: of that nobody was told
+            self._error = Hangup("the server closed it", silent=True)
+            return
         self._transport.write(data)
 
     async def answered(self) -> None:
@@ -134,7 +148,10 @@ class Connection(asyncio.Protocol):
     def release(self) -> bool:
         """Ends the exchange; whether there can be another one. Else the connection is closed."""
         self._busy = False
-        if self.complete and self._keep_alive and not self.closed:
+        # A server that refuses a large request may not have read it all, and would see the rest of
+        # it before the next one.
+        left = self._large and self.status >= 400
+        if self.complete and self._keep_alive and not (left or self.closed):
             self.idle_since = self._loop.time()
             if self._paused:
                 self._paused = False

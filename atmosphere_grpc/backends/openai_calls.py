@@ -28,7 +28,7 @@ from atmosphere_grpc.backends.wire import (
     Wire,
 )
 from atmosphere_grpc.domain import BackendEvent, Begun, EmbedCall, Embeddings
-from atmosphere_grpc.errors import Failure
+from atmosphere_grpc.errors import Failure, Reason
 
 #: The types of events that hold chunks; others, such as `x_cache`, are a server's own.
 MESSAGE_TYPES = (b"", b"message", b"error")
@@ -125,6 +125,8 @@ class OpenAICalls:
             try:
                 batch = await _next(stream, assembly)
             except Failure as error:
+                if assembly.finished and error.reason is Reason.STREAM_TRUNCATED:
+                    break  # the connection did, and not the answer
                 batch, failure = (), error
             if batch is None:
                 break

@@ -48,6 +48,7 @@ class Pool:
         self._busy: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._resolved: tuple[float, Sequence[Any]] = (0.0, ())
+        self._resolving: asyncio.Task[Sequence[Any]] | None = None
 
     @property
     def full(self) -> bool:
@@ -107,7 +108,11 @@ class Pool:
         try:
             async with asyncio.timeout(within_s):
                 addresses = await self._addresses(loop)
-                sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+                try:
+                    sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+                except BaseException:
+                    self._resolved = (0.0, ())  # the host may have moved
+                    raise
                 try:
                     _, connection = await loop.create_connection(
                         Connection,
@@ -134,10 +139,24 @@ class Pool:
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> Sequence[Any]:
         until, found = self._resolved
-        if loop.time() >= until:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._resolved = (loop.time() + REMEMBER_S, found)
-        return found
+        if loop.time() < until:
+            return found
+        if self._resolving is None:
+            # Once for all who wait: asking cannot be cancelled, and takes one of few threads, which
+            # a name server that does not answer would hold for half a minute each.
+            asking = loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._resolving = loop.create_task(asking, name=f"resolve {self._host}")
+            self._resolving.add_done_callback(self._found)
+        resolving = self._resolving
+        await asyncio.wait((resolving,))
+        return resolving.result()
+
+    def _found(self, resolving: asyncio.Task[Sequence[Any]]) -> None:
+        self._resolving = None
+        # Looked at also where nobody waits any more, so that asyncio does not report it as lost.
+        if not resolving.cancelled() and resolving.exception() is None:
+            loop = resolving.get_loop()
+            self._resolved = (loop.time() + REMEMBER_S, resolving.result())
 
     def _pass_on(self) -> None:
         while self._waiting:

@@ -27,11 +27,15 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 #: How much of what a server said when it failed is logged, in bytes.
 MAX_WORDS = 2000
+#: How long the words of a server that failed are waited for, once its status has come.
+WORDS_S = 1.0
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
 #: While text is joined, how often it is looked whether the answer has ended, in seconds: some
 #: servers keep a finished stream open.
 LOOK_S = 0.02
+#: What `Content-Encoding` calls it; some servers write the character set there.
+COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = {"content-type": "application/json"}
 #: What a path may hold as it is (RFC 3986), `%` of what was quoted before included.
@@ -240,8 +244,12 @@ class Exchange:
         try:
             connection = await self._answered()
             if not 200 <= connection.status < 300:
-                text = await _read(self._wire.endpoint, connection, MAX_ERROR_BYTES, cut=True)
+                text = await _words(connection)
                 raise HttpStatus(connection.status, text, _retry_after_s(connection.headers))
+            if (coding := connection.headers.get("content-encoding", "").lower()) in COMPRESSED:
+                raise self._wire.endpoint.contract(
+                    f"its answer is compressed ({coding}), which was not asked for"
+                )
         except BaseException:
             self._pool.leave(self._connection)
             raise
@@ -386,23 +394,29 @@ def _public_authorities() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-async def _read(
-    endpoint: Endpoint, connection: Connection, limit: int, *, cut: bool = False
-) -> bytes:
-    """The body, bounded: what is over `limit` is an error, or cut off."""
+async def _read(endpoint: Endpoint, connection: Connection, limit: int) -> bytes:
+    """The body, bounded."""
     parts: list[bytes] = []
     size = 0
     try:
         while chunk := await connection.read():
             size += len(chunk)
             if size > limit:
-                if cut:
-                    break
                 raise endpoint.contract(f"its answer is larger than {limit} bytes")
             parts.append(chunk)
     except HttpError as error:
         raise endpoint.failure(error) from error
     return b"".join(parts)
+
+
+async def _words(connection: Connection) -> bytes:
+    """What came of an error's body; its status counts, also where that breaks off or stalls."""
+    said = b""
+    with contextlib.suppress(HttpError, TimeoutError):
+        async with asyncio.timeout(WORDS_S):
+            while len(said) < MAX_ERROR_BYTES and (chunk := await connection.read()):
+                said += chunk
+    return said[:MAX_ERROR_BYTES]
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -172,8 +172,9 @@ class Registry:
             wake.clear()
             await look()
             self.on_change()
-            # Jittered, so that several servers do not ask a backend in step.
-            pause = self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrecy
+            # Jittered, so that several servers do not ask a backend in step; never longer, since
+            # one that comes up is to be found within the interval.
+            pause = self._interval_s * random.uniform(0.7, 1.0)  # noqa: S311 - not for secrecy
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await wake.wait()

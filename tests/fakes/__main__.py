@@ -15,6 +15,7 @@ from tests.fakes.ollama import Ollama
 from tests.fakes.openai import OpenAI
 from tests.fakes.runtime import Runtime
 from tests.fakes.server import Dialect, FakeServer
+from tests.fakes.steps import ColdModel
 
 DIALECTS: dict[str, type[OpenAI | LlamaFarm | Runtime | Ollama]] = {
     "openai": OpenAI,
@@ -45,9 +46,18 @@ def main() -> None:
     parser.add_argument("--dialect", choices=DIALECTS, default="openai")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) for any free one")
     parser.add_argument("--script", type=Path, help="answers in JSON: see tests/fakes/script.py")
+    parser.add_argument(
+        "--cold", type=float, metavar="SECONDS", help="its model is loaded first (ollama)"
+    )
     parser.add_argument("--for", type=float, default=600, metavar="SECONDS", dest="for_s")
     options = parser.parse_args()
-    asyncio.run(serve(DIALECTS[options.dialect](), options.port, options.script, options.for_s))
+    if options.cold is None:
+        dialect: Dialect = DIALECTS[options.dialect]()
+    elif options.dialect == "ollama":
+        dialect = Ollama(cold=ColdModel(options.cold))
+    else:
+        parser.error("--cold is for --dialect ollama")
+    asyncio.run(serve(dialect, options.port, options.script, options.for_s))
 
 
 if __name__ == "__main__":

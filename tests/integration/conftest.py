@@ -240,9 +240,15 @@ def content(events: Iterable[chat_pb2.ChatResponse]) -> str:
     return "".join(event.delta.content for event in events)
 
 
+class UntoldError(AssertionError):
+    """A caller's gRPC ended a call by itself, before the server's status came."""
+
+
 def told(error: grpc.aio.AioRpcError) -> Told:
     """What an error says, which must be what the contract promises."""
     trailers = dict(error.trailing_metadata())
+    if error.details() == "Deadline Exceeded" and "grpc-status-details-bin" not in trailers:
+        raise UntoldError
     encoded = trailers["grpc-status-details-bin"]
     assert isinstance(encoded, bytes)
     status = status_pb2.Status.FromString(encoded)

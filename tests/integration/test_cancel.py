@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 #: How long it may take until the backend's socket closes, in seconds; a few milliseconds as a rule.
 CLOSE_S = 0.5
+#: The same of the second best of three, which a busy machine keeps to as well.
+PROMPT_S = 0.1
 
 NOTHING = Reply.raw(Stall())
 HEADERS = Reply.stream(Stall())
@@ -115,6 +117,59 @@ async def test_a_chat_that_waits_is_cancelled(
     call.cancel()
     await gone_soon(request, cancelled_at)
     await ended(call)
+
+
+@pytest.mark.parametrize("rpc", ["Chat", "Execute", "TestIntegration"])
+@pytest.mark.parametrize(
+    "reply", [NOTHING, HEADERS, ONE_TOKEN, DRIP], ids=["nothing", "headers", "one token", "drip"]
+)
+async def test_the_backend_sees_a_cancel_within_a_tenth_of_a_second(
+    served: Served, fake: FakeServer, rpc: str, reply: Reply
+) -> None:
+    requests: dict[str, Any] = {
+        "Chat": chat_request(),
+        "Execute": execution_pb2.ExecuteRequest(intent="a"),
+        "TestIntegration": execution_pb2.TestIntegrationRequest(integration_id="fake"),
+    }
+    fake.always(CHAT_PATH, reply)
+    took: list[float] = []
+    for count in (1, 2, 3):
+        call: Any = getattr(served.stub, rpc)(requests[rpc])
+        request = await generating(fake, count)
+        if rpc == "Chat" and reply in (ONE_TOKEN, DRIP):
+            await first_delta(call)
+        cancelled_at = now()
+        call.cancel()
+        await gone_soon(request, cancelled_at)
+        assert request.gone_at is not None
+        took.append(request.gone_at - cancelled_at)
+    assert sorted(took)[1] < PROMPT_S
+
+
+async def test_a_handshake_is_given_up_with_its_call(tmp_path: Path) -> None:
+    gone = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            shaking.set()
+        gone.set()
+        writer.close()
+
+    shaking = asyncio.Event()
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    timeouts = Timeouts(connect_s=0.2)
+    integration = openai(f"https://127.0.0.1:{port}/v1", timeouts=timeouts, default_model=MODEL)
+    async with server, serving(tmp_path, integration) as served:
+        await gone.wait()  # the probe
+        for event_ in (gone, shaking):
+            event_.clear()
+        call = served.stub.Chat(chat_request())
+        await shaking.wait()
+        call.cancel()
+        async with asyncio.timeout(PROMPT_S):
+            await gone.wait()
+        await ended(call)
 
 
 @pytest.mark.parametrize("reply", [ONE_TOKEN, DRIP], ids=["that stalls", "that goes on"])

@@ -654,6 +654,29 @@ async def test_a_server_by_hand_prints_its_address_follows_its_script_and_ends(
         await process.wait()
 
 
+async def test_a_server_by_hand_can_be_cold() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.fakes", "--dialect", "ollama", "--cold", "0.1"),
+        stdout=PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        async with asyncio.timeout(30):
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().strip()
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+                assert (await client.get("/api/ps")).json() == {"models": []}
+                asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+                await client.post("/api/chat", json=asked)
+                assert (await client.get("/api/ps")).json()["models"]
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
 async def test_a_server_by_hand_ends_by_itself() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.fakes", "--for", "0.01"),

@@ -38,6 +38,7 @@ from tests.integration.conftest import (
     PATIENCE_S,
     Served,
     Told,
+    UntoldError,
     chat_request,
     content,
     read,
@@ -53,6 +54,8 @@ AMPLE_S, SHORT_S = 20.0, 0.25
 #: What a call may take longer than its deadline, in seconds (the contract of the fault matrix).
 OVERSHOOT_S = 0.05
 MAXIMUM = 3
+#: How often a call is made before its status must have come before gRPC's own.
+TRIES = 5
 SECOND = "from the other"
 HALF = event(text("Half"))
 
@@ -93,6 +96,14 @@ FAULTS = {
     "429": Fault(Reply.json({}, 429), "BACKEND_BUSY", MAXIMUM),
     "500": Fault(Reply.json({}, 500), "BACKEND_ERROR"),
     "cold load": Fault(None, "", waits=True, phase="FIRST_TOKEN", text="Hello world"),
+}
+STATUSES = {
+    "BACKEND_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "STREAM_TRUNCATED": grpc.StatusCode.INTERNAL,
+    "BACKEND_CONTRACT": grpc.StatusCode.INTERNAL,
+    "BACKEND_BUSY": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "BACKEND_ERROR": grpc.StatusCode.INTERNAL,
 }
 #: How long what is merely slow takes, in seconds: more than SHORT_S, less than FIRST_TOKEN_S.
 SLOW_S = 0.33
@@ -172,6 +183,29 @@ async def call(served: Served, how: str, deadline_s: float | None) -> Outcome:
     return Outcome(said, failure, attempts, time.monotonic() - began)
 
 
+async def outcome_of(
+    tmp_path: Path, fault: str, how: str, deadline_s: float | None, *, fallback: bool
+) -> Outcome:
+    """The outcome of a call that was made until its status came before gRPC's own.
+
+    A caller's gRPC ends a call by itself when its time is over. On a busy machine it may be the
+    first, a few milliseconds before the server's status arrives; in time it is all the same.
+    """
+    for _ in range(TRIES):
+        async with served_with(fault, tmp_path, fallback=fallback) as served:
+            # Where the first is known to be down, a call is routed to the second at once; that is
+            # another test's. Here it goes down after it was looked at.
+            _as_if_up(served)
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    return await call(served, how, deadline_s)
+            except UntoldError:
+                assert deadline_s is not None
+                assert time.monotonic() - began <= deadline_s + OVERSHOOT_S
+    raise AssertionError(f"the server's status came too late {TRIES} times")
+
+
 @pytest.mark.parametrize(("fault", "how", "deadline", "others"), CELLS)
 async def test_every_fault_is_told_as_it_is_within_its_time(
     tmp_path: Path, fault: str, how: str, deadline: str, others: str
@@ -180,12 +214,7 @@ async def test_every_fault_is_told_as_it_is_within_its_time(
     short = deadline == "short" and expected.waits
     # A part of an answer was sent to the caller: nothing follows it.
     begun = how == "stream" and expected.text and expected.reason
-    async with served_with(fault, tmp_path, fallback=others == "with fallback") as served:
-        # Where the first is known to be down, a call is routed to the second at once; that is
-        # another test's. Here it goes down after it was looked at.
-        _as_if_up(served)
-        async with asyncio.timeout(PATIENCE_S):
-            outcome = await call(served, how, deadline_s)
+    outcome = await outcome_of(tmp_path, fault, how, deadline_s, fallback=others == "with fallback")
     if deadline_s is not None:
         assert outcome.took_s <= deadline_s + OVERSHOOT_S
     # Once an answer has begun, its next token may be waited for as long as the call has.
@@ -196,7 +225,8 @@ async def test_every_fault_is_told_as_it_is_within_its_time(
         assert outcome.text == SECOND
         assert [item.integration_id for item in outcome.attempts] == ["first", "second"]
         first, second = outcome.attempts
-        assert first.reason == ("DEADLINE_EXCEEDED" if short else expected.reason)
+        reason = "DEADLINE_EXCEEDED" if short else expected.reason
+        assert (first.reason, first.status_code) == (reason, STATUSES[reason].value[0])
         assert second.status_code == 0
         return
     if not expected.reason and not short:
@@ -207,6 +237,7 @@ async def test_every_fault_is_told_as_it_is_within_its_time(
     failure = outcome.failure
     assert failure is not None, outcome
     assert failure.reason == ("DEADLINE_EXCEEDED" if short else expected.reason)
+    assert failure.code is STATUSES[failure.reason]
     if failure.reason == "DEADLINE_EXCEEDED":
         phase = "TOTAL" if short and expected.phase == "IDLE" else expected.phase
         assert failure.metadata["phase"] == phase

@@ -58,6 +58,7 @@ from tests.fakes import (
 )
 from tests.fakes.llamafarm import apology, failed_midway
 from tests.fakes.reply import head
+from tests.fakes.steps import Step
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -475,6 +476,7 @@ async def test_a_body_whose_framing_is_broken_is_hung_up_on(
         pytest.param(Reply.until_eof(*answer_events(["a"], done=False)), id="no done, EOF"),
         pytest.param(Reply.until_eof(event(text("a")), STOP, b"data: [DONE]"), id="half a done"),
         pytest.param(Reply.stream(event(text("a")), STOP, DONE), id="no usage"),
+        pytest.param(Reply.stream(event(text("a")), STOP, Close()), id="broken off after it"),
         pytest.param(Reply.stream(event(chunk({"content": "a"}, "stop")), DONE), id="at once"),
         pytest.param(
             Reply.stream(*answer_events(["a"]), Close()), id="a body broken off after done"
@@ -562,6 +564,20 @@ async def test_a_redirect_is_not_followed(
     assert [request.path for request in fake.requests] == [CHAT]
 
 
+async def test_an_answer_that_is_compressed_although_it_should_not_be_is_told_as_that(
+    fake: FakeServer, backend: OpenAIBackend
+) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    fake.script(CHAT, Reply.stream(b"\x1f\x8b", headers=headers))
+    fake.script(EMBEDDINGS, Reply.json({}, headers=headers))
+    _, failure = await failed_chat(backend)
+    with pytest.raises(Failure) as embedding:
+        await soon(backend.embed(MODEL, EMBED, connect_s=PATIENCE_S))
+    for item in (failure, embedding.value):
+        assert item.reason is Reason.BACKEND_CONTRACT
+        assert "its answer is compressed (gzip)" in item.message
+
+
 async def test_an_oversized_error_body_is_cut_and_its_status_kept(
     fake: FakeServer, backend: OpenAIBackend
 ) -> None:
@@ -571,13 +587,35 @@ async def test_an_oversized_error_body_is_cut_and_its_status_kept(
     assert len(failure.words) <= wire.MAX_WORDS
 
 
-async def test_an_error_whose_body_breaks_off_is_still_a_failure(
+@pytest.mark.parametrize("end", [Close(), Reset(), Stall()], ids=["closed", "reset", "stalled"])
+async def test_the_status_of_an_error_counts_whatever_becomes_of_its_body(
+    fake: FakeServer, backend: OpenAIBackend, end: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "WORDS_S", 0.1)
+    fields = {"Content-Type": "application/json", "Content-Length": "99", "Retry-After": "3"}
+    fake.script(CHAT, Reply.raw(head(429, fields) + b"{", end))
+    _, failure = await failed_chat(backend)
+    assert (failure.reason, failure.retry_delay_s) == (Reason.BACKEND_BUSY, 3.0)
+
+
+async def test_a_server_that_refuses_a_large_request_unread_can_be_asked_again(
     fake: FakeServer, backend: OpenAIBackend
 ) -> None:
-    start = head(503, {"Content-Type": "application/json", "Content-Length": "99"})
-    fake.script(CHAT, Reply.raw(start + b"{", Close()))
-    _, failure = await failed_chat(backend)
-    assert failure.reason in (Reason.BACKEND_UNAVAILABLE, Reason.STREAM_TRUNCATED)
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(401, {"Content-Length": "2"}) + b"{}")
+        await gone.wait()  # and reads no more than its buffers take
+        writer.transport.abort()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=1024)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    call = replace(CALL, messages=(Message("user", "x" * 10_000_000),))
+    async with server, aclosing(OpenAIBackend(WireSettings("x", url))) as client:
+        for _ in range(2):
+            _, failure = await read(client, call)
+            assert failure is not None
+            assert failure.reason is Reason.BACKEND_AUTH
+        gone.set()
 
 
 # --- connections that go wrong -----------------------------------------------------------------

@@ -45,6 +45,8 @@ CONCURRENCY = 16
 SOAK_CALLS = int(os.environ.get("ATMOSPHERE_SOAK_CALLS", "600"))
 RPCS = ("Chat", "Execute", "Embed")
 GROWTH_BYTES = 20 * 1024 * 1024
+#: By how much of itself this process may grow while calls are cancelled at random: it holds 120 MB.
+GROWTH = 0.05
 SHORT = chat_pb2.SamplingOptions(max_tokens=12)
 REQUESTS: dict[str, Any] = {
     "Chat": chat_request("Tell me a story.", sampling=SHORT),
@@ -197,7 +199,7 @@ async def test_no_permit_task_or_memory_is_lost_to_random_cancels_in_any_phase(
             size = size or resident_bytes()
         assert cancelled > SOAK_CALLS / 10
         # The clients and the fakes are in this process too.
-        assert resident_bytes() - size < GROWTH_BYTES
+        assert resident_bytes() < size * (1 + GROWTH)
 
 
 async def cancel_at_random(served: Served, todo: Sequence[Plan]) -> int:

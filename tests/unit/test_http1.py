@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from atmosphere_grpc.backends import joining
 from atmosphere_grpc.backends.http1 import (
     HIGH_WATER_BYTES,
+    LARGE_BYTES,
     MAX_HEAD_BYTES,
     Broken,
     Connection,
@@ -97,6 +98,17 @@ async def failure_of(connection: Connection) -> tuple[bytes, HttpError]:
             + b"Content-Length: 5\r\n\r\nhello",
             id="interim answers",
         ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\nContent-Type: text/event-stream\nContent-Length: 5\n\nhello",
+            id="lines that end in LF",
+        ),
+        pytest.param(
+            HEAD + b"X: a\r\n  folded\r\nContent-Length: 5\r\n\r\nhello", id="a folded header"
+        ),
+        pytest.param(
+            CHUNKED + b"2  \r\nhe\r\n3 \r\nllo\r\n0 \r\n\r\n", id="blanks after a chunk's size"
+        ),
+        pytest.param(HEAD + b"X: \x01\r\nContent-Length: 5\r\n\r\nhello", id="odd characters"),
     ],
 )
 @settings(deadline=None, max_examples=30)
@@ -133,6 +145,35 @@ async def test_a_server_that_closes_is_not_asked_again(header: bytes) -> None:
     assert await body(connection) == b""
     assert not connection.release()
     assert transport.aborted
+
+
+@pytest.mark.parametrize(
+    ("size", "status", "kept"),
+    [(LARGE_BYTES + 1, 401, False), (LARGE_BYTES + 1, 200, True), (LARGE_BYTES, 401, True)],
+)
+async def test_a_server_that_refused_a_large_request_is_not_asked_again_on_its_connection(
+    size: int, status: int, kept: bool
+) -> None:
+    connection, _ = asked()
+    connection.send(b"x" * size)  # which it may not have read
+    connection.data_received(b"HTTP/1.1 %d X\r\nContent-Length: 1\r\n\r\na" % status)
+    assert await body(connection) == b"a"
+    assert connection.release() is kept
+
+
+@pytest.mark.parametrize("came", [b"", b"SSH-2.0-OpenSSH\r\n"], ids=["nothing", "something"])
+async def test_a_connection_that_is_closed_before_it_is_used(came: bytes) -> None:
+    connection = Connection()
+    transport: Any = Transport(connection)
+    connection.connection_made(transport)
+    if came:
+        connection.data_received(came)
+    connection.connection_lost(None)
+    connection.send(b"GET / HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(5):
+        said, error = await failure_of(connection)
+    assert (said, type(error)) == (b"", Hangup)
+    assert not connection.release()
 
 
 async def test_a_connection_can_be_used_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -346,6 +347,24 @@ async def test_probes_go_on_by_themselves_also_after_a_failure() -> None:
     async with probing(integration(backend), interval_s=0.001), asyncio.timeout(SOON_S):
         while backend.asked < 4:
             await backend.asked_again()
+
+
+async def test_a_pause_between_two_probes_varies_and_is_never_longer_than_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bounds: list[tuple[float, float]] = []
+
+    def longest(low: float, high: float) -> float:
+        bounds.append((low, high))
+        return high
+
+    monkeypatch.setattr(random, "uniform", longest)
+    backend = Backend(LLAMA)
+    async with probing(integration(backend), interval_s=0.001):
+        await backend.asked_again()
+        await backend.asked_again()
+    assert all(low < high <= 1 for low, high in bounds)
+    assert bounds
 
 
 async def test_closing_stops_a_probe_that_waits_for_its_answer() -> None:

@@ -133,3 +133,47 @@ async def test_a_name_is_asked_for_once_in_a_while(
     for connection in [await pool.connect(5.0) for _ in range(3)]:
         connection.abort()
     assert asked == 1
+
+
+async def test_a_name_is_asked_for_once_for_all_who_wait(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    loop = asyncio.get_running_loop()
+    ask, answer = loop.getaddrinfo, asyncio.Event()
+
+    async def slow(*args: object, **kwargs: object) -> object:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return await ask(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "getaddrinfo", slow)
+    tasks = [asyncio.create_task(pool.connect(5.0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()  # who leaves takes no answer from the others, and does not wait for it
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    with pytest.raises(ConnectTimeout):
+        await pool.connect(0.01)
+    answer.set()
+    for connection in await asyncio.gather(*tasks[1:]):
+        connection.abort()
+    assert asked == 1
+
+
+async def test_a_name_whose_addresses_fail_is_asked_for_anew(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    ask = loop.getaddrinfo
+    with refusing() as address:
+        moved = Pool("127.0.0.1", int(address.rpartition(":")[2]), None, 1)
+        with pytest.raises(ConnectionRefusedError):
+            await moved.connect(5.0)
+
+        async def elsewhere(*_: object, **kwargs: object) -> object:
+            return await ask("127.0.0.1", pool._port, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(loop, "getaddrinfo", elsewhere)
+        (await moved.connect(5.0)).abort()
