@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from benchmarks import slow_load, slow_mock
+from benchmarks import slow_load, slow_mock, tools
 from benchmarks.figures import added, exponent, growth, median, number, percentile, ratio
 from benchmarks.load import Load, Sample, run
 from benchmarks.report import results
 from benchmarks.rounds import FLOOR, OURS, Measured
-from benchmarks.servers import Server, backend
+from benchmarks.servers import Server, backend, service
 from benchmarks.soaking import HELD, held
 from benchmarks.targets import Bound, targets, verdict
 from benchmarks.tools import Tools, compiled
@@ -235,6 +235,25 @@ def command(name: str, language: str, module: str) -> tuple[str, ...]:
     if program is None:
         pytest.skip("no C compiler, or no Linux")
     return (str(program),)
+
+
+def test_a_compiler_that_cannot_compile_is_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "COMPILERS", ("false",))
+    monkeypatch.setattr(tools, "cache", lambda: tmp_path)
+    assert tools.compiled("mock") is None
+    assert "no C compiler" in tools.tools().note
+
+
+def test_the_service_is_measured_beside_another_one(mock: Server, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with (
+        service(tmp_path / "a", mock.port) as first,
+        service(tmp_path / "b", mock.port) as second,
+    ):
+        assert first.port != second.port
 
 
 def ask(server: Server, model: str, *, stream: bool) -> httpx.Response:
