@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from benchmarks import slow_load, slow_mock, tools
+from benchmarks import slow_load, slow_mock
+from benchmarks import tools as programs
 from benchmarks.figures import added, exponent, growth, median, number, percentile, ratio
 from benchmarks.load import Load, Sample, run
 from benchmarks.report import results
@@ -19,6 +20,7 @@ from benchmarks.servers import Server, backend, service
 from benchmarks.soaking import HELD, held
 from benchmarks.targets import Bound, targets, verdict
 from benchmarks.tools import Tools, compiled
+from tools import scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,6 +181,21 @@ def test_one_missed_bound_misses_a_target() -> None:
     assert verdict([]) == "not measured"
 
 
+def test_what_a_core_carries_is_by_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    run = figures(u32_us=1000, b32_joined_us=80)
+    small, large = slow(500, token_us=999), slow(2000, token_us=300, base_mb=90, peak_mb=190)
+    path.write_text(json.dumps({**run, "streams": [large, small]}))
+    known = scale.measured(path)
+    assert known == scale.Figures(1000, 300, 80, process_mb=90, stream_kb=50)
+    first = next(iter(scale.many(known)))
+    assert first == ("1,000", "one", "9", "16", "66", "1.5 GB", "30,000")
+    for lacking in ([], [slow(2000, token_us=None)]):
+        path.write_text(json.dumps({**run, "streams": lacking}))
+        with pytest.raises(SystemExit, match="lacks figures"):
+            scale.measured(path)
+
+
 def streams_target(*runs: dict[str, Any]) -> Target:
     return targets({**figures(), "streams": runs})[5]
 
@@ -240,10 +257,10 @@ def command(name: str, language: str, module: str) -> tuple[str, ...]:
 def test_a_compiler_that_cannot_compile_is_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "COMPILERS", ("false",))
-    monkeypatch.setattr(tools, "cache", lambda: tmp_path)
-    assert tools.compiled("mock") is None
-    assert "no C compiler" in tools.tools().note
+    monkeypatch.setattr(programs, "COMPILERS", ("false",))
+    monkeypatch.setattr(programs, "cache", lambda: tmp_path)
+    assert programs.compiled("mock") is None
+    assert "no C compiler" in programs.tools().note
 
 
 def test_the_service_is_measured_beside_another_one(mock: Server, tmp_path: Path) -> None:
