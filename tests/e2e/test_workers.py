@@ -216,6 +216,10 @@ def test_limits_that_each_worker_counts_for_itself_are_told(tmp_path: Path, conf
     with serving(tmp_path, "--config", str(path), "--workers", "2") as server:
         assert server.log.count("each worker counts its own limits") == 1
         assert "auth.limits_storage" in server.log
+        path.write_text(config.read_text() + "auth: {default: {max_concurrency: 5}}\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "loaded anew" in server.log, "the other settings")
+        assert server.log.count("each worker counts its own limits (max_concurrency)") == 1
     done = run([COMMAND, "config", "check", "--config", str(path)], ATMOSPHERE_WORKERS="2")
     assert "each worker counts its own limits" in done.err
 
