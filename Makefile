@@ -107,6 +107,7 @@ envoy-descriptors: install ## Write what deploy/envoy turns JSON into calls by
 # What it compares is installed into the user's cache, the first time. ARGS="--quick" is a look only.
 bench: install ## Measure this service beside others; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks.compare $(ARGS)
+	@$(BIN)/python tools/docs.py
 
 build: install ## Build the wheel and the source distribution
 	@$(PIP) build && $(BIN)/python -m build --outdir dist

@@ -239,6 +239,8 @@ class Server:
         await self._grpc.start()
         await self._observing.start()
         await self.look()
+        if self._http is not None:
+            await self._http.start()
         self._health_task = asyncio.create_task(self._keep_health(), name="health")
 
     async def look(self) -> None:
@@ -256,8 +258,6 @@ class Server:
             self._probed.clear()
         await self._tell_health()
         self._reading = await self._read_routes(self._execution.planner)
-        if self._http is not None:
-            await self._http.start()
 
     def gauges(self) -> list[Gauge]:
         """How things are now, as the metrics tell it."""

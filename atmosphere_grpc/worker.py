@@ -149,8 +149,9 @@ class Worker:
         self._registry = Registry([*entries, *self._extra])
         share = Share(orders.address, orders.http, orders.node_id, orders.worker)
         self.server = Server(settings, self._registry, share)
-        if orders.worker == 1 and (limits := counted_apart(settings)):
-            log.warning("%s", limits)
+        self._tells = orders.worker == 1  # what is the same for all
+        self._limits = ""
+        self._tell_limits(settings)
 
     @property
     def integrations(self) -> dict[str, str]:
@@ -184,6 +185,7 @@ class Worker:
             if apply:
                 entries = self._composition.of(settings.effective_integrations)
                 self.server.apply(settings, [*entries, *self._extra])
+                self._tell_limits(settings)
             else:
                 for integration in settings.effective_integrations:
                     integration.read_headers()
@@ -197,6 +199,13 @@ class Worker:
         for state in children:
             self._children[state.model_id].update(state)
         self._registry.wake(INTEGRATION_ID)
+
+    def _tell_limits(self, settings: Settings) -> None:
+        """Tells of limits that each worker counts for itself, once."""
+        limits = counted_apart(settings)
+        if self._tells and limits and limits != self._limits:
+            log.warning("%s", limits)
+        self._limits = limits
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def main() -> None:
     add("--rounds", type=int, help="How many rounds of the comparison (3).")
     add("--streams", type=int, nargs="*", help="How many slow streams at a time (2000).")
     add("--soak", type=float, help="For how many seconds traffic is cancelled at random (60).")
-    add("--peers", nargs="*", default=[peer.name for peer in PEERS], help="Beside whom (all).")
+    names = [peer.name for peer in PEERS]
+    add("--peers", nargs="*", choices=names, default=names, help="Beside whom (all).")
     add("--output", type=Path, help="Where the results are kept (this folder).")
     add("--report", action="store_true", help="Write the report of the last run anew.")
     given = parser.parse_args()

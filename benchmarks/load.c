@@ -2,6 +2,8 @@
  * A client that keeps so many calls open at a time, over HTTP/1.1 or gRPC, and times each of them:
  * its whole, its first token, and the longest pause between two. The same for every server, so
  * that what is compared was measured alike.
+ * Not h2load, which looks at no content: an error in a stream is a success to it, and what it
+ * times is the first byte, which need be no token.
  *
  * load h1|grpc HOST PORT PATH HEADERS BODY CALLS_AT_A_TIME CALLS_A_CONNECTION SECONDS CALLS TOKENS
  *      OPENING

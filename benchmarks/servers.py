@@ -126,8 +126,8 @@ def running(
             process.communicate()  # which closes its pipes
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """The first line that a process prints.
+def first_line(process: subprocess.Popen[str], log: Path) -> str:
+    """The first line that a process prints; why there is none is in its log.
 
     Raises:
         AbsentError: It printed none.
@@ -135,15 +135,18 @@ def first_line(process: subprocess.Popen[str]) -> str:
     stdout: IO[str] | None = process.stdout
     line = stdout.readline().strip() if stdout else ""
     if not line:
-        raise AbsentError(f"it ended before it served, with status {process.wait()}")
+        raise AbsentError(
+            f"it ended before it served, with status {process.wait()}: {_last_line(log)}"
+        )
     return line
 
 
 @contextmanager
 def backend(command: Sequence[str], folder: Path) -> Iterator[Server]:
     """The backend, also as a server of its own, for what it takes by itself."""
-    with running(command, folder / "mock.log") as process:
-        port = int(first_line(process))
+    log = folder / "mock.log"
+    with running(command, log) as process:
+        port = int(first_line(process, log))
         yield Server("backend alone", "h1", port, 0, HTTP_HEADERS)
 
 
@@ -163,6 +166,7 @@ def service(
         integration["limits"] = {"max_concurrency": concurrency, "max_queue": concurrency}
     settings = {
         "listen": "127.0.0.1:0",
+        "http": {"listen": "127.0.0.1:0"},
         "state_dir": str(folder),
         "http": {"listen": "127.0.0.1:0"},
         "metrics": {"listen": "127.0.0.1:0"},
@@ -172,8 +176,9 @@ def service(
     config = folder / "atmosphere.yaml"
     config.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "atmosphere_grpc", "serve", "--config", str(config)]
-    with running(command, folder / f"{name}.log") as process:
-        told = dict(part.split("=", 1) for part in first_line(process).split() if "=" in part)
+    log = folder / f"{name}.log"
+    with running(command, log) as process:
+        told = dict(part.split("=", 1) for part in first_line(process, log).split() if "=" in part)
         headers = {**GRPC_HEADERS, "authorization": f"Bearer {key}"}
         port = int(told["grpc"].rpartition(":")[2])
         yield Server(name, "grpc", port, process.pid, headers, metrics=told["metrics"])
@@ -183,8 +188,9 @@ def service(
 def floor(folder: Path, name: str, experiments: str) -> Iterator[Server]:
     """A bare grpc.aio server that answers from memory."""
     command = [sys.executable, "-m", "benchmarks.floor"]
-    with running(command, folder / "floor.log", {"GRPC_EXPERIMENTS": experiments}) as process:
-        port = int(first_line(process).split()[1].rpartition(":")[2])
+    log = folder / "floor.log"
+    with running(command, log, {"GRPC_EXPERIMENTS": experiments}) as process:
+        port = int(first_line(process, log).split()[1].rpartition(":")[2])
         yield Server(name, "grpc", port, process.pid, GRPC_HEADERS, memory_only=True)
 
 

@@ -27,7 +27,7 @@ from atmosphere_grpc.errors import TABLE, http_status
 from atmosphere_grpc.telemetry.catalogue import METRICS, RESTARTS
 
 sys.path.append(str(Path(__file__).parent.parent))  # also where only the script is named
-from tools.scale import measured, rows
+from tools.scale import beside, many, measured, one
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -127,22 +127,17 @@ def metrics() -> str:
 def scale() -> str:
     """What streams need."""
     figures = measured()
-    one = table(
-        ("measured of one process", ""),
-        iter(
-            (
-                ("CPU of a unary call", f"{figures.call_us:,.0f} µs"),
-                ("CPU of a token of a stream", f"{figures.token_us:,.0f} µs"),
-                ("memory at rest", f"{figures.process_mb:,.0f} MB"),
-                ("memory of an open stream", f"{figures.stream_kb:,.0f} kB"),
-            )
-        ),
+    headings = ("streams", "tokens a message", "cores' work", "processes", "streams each")
+    return (
+        table(("measured of one process", ""), one(figures))
+        + "\n"
+        + table((*headings, "memory", "tokens/s"), many(figures))
     )
-    many = table(
-        ("streams", "cores' work", "processes", "streams each", "memory", "tokens/s"),
-        rows(figures),
-    )
-    return f"{one}\n{many}"
+
+
+def million() -> str:
+    """What a million streams need of others."""
+    return table(("what", "of a million streams, a token a message"), beside(measured()))
 
 
 def _rule(rule: Rule) -> str:
@@ -186,6 +181,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "extra": extra,
     "metrics": metrics,
     "scale": scale,
+    "million": million,
 }
 
 

@@ -48,19 +48,32 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "tls_ca": (
         Annotated[
             Path | None,
-            typer.Option(help="Whom to trust: a PEM file. Implies --tls.", rich_help_panel=_PANEL),
+            typer.Option(
+                envvar="ATMOSPHERE_TLS_CA",
+                help="Whom to trust: a PEM file. Implies --tls.",
+                rich_help_panel=_PANEL,
+            ),
         ],
         None,
     ),
     "tls_cert": (
         Annotated[
             Path | None,
-            typer.Option(help="The client's own certificate: PEM.", rich_help_panel=_PANEL),
+            typer.Option(
+                envvar="ATMOSPHERE_TLS_CERT",
+                help="The client's own certificate: PEM.",
+                rich_help_panel=_PANEL,
+            ),
         ],
         None,
     ),
     "tls_key": (
-        Annotated[Path | None, typer.Option(help="Its key: a PEM file.", rich_help_panel=_PANEL)],
+        Annotated[
+            Path | None,
+            typer.Option(
+                envvar="ATMOSPHERE_TLS_KEY", help="Its key: a PEM file.", rich_help_panel=_PANEL
+            ),
+        ],
         None,
     ),
     "token": (

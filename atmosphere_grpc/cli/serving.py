@@ -7,7 +7,9 @@ that a server imports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ def run(config_file: Path | None, said: Mapping[str, Any]) -> int:
     try:
         settings = load()
         to_stderr(settings.log_level, settings.log_format)
+        _raise_open_files()
         for name in config.unknown_variables():
             log.warning("the environment variable %s names no setting and is ignored", name)
         return (_run if settings.workers == 1 else _run_workers)(load, progress)
@@ -77,6 +80,21 @@ class _Progress:
             self._status.start()
         else:
             self._status.stop()
+
+
+def _raise_open_files() -> None:
+    """Takes as many open files as the system allows: every stream to a backend is one.
+
+    The 1,024 that most processes are given at first are for those that use `select`. Workers
+    inherit it.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS takes no number that is too large
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run(load: Callable[[], config.Settings], progress: _Progress) -> int:

@@ -90,7 +90,8 @@ def unknown_variables() -> list[str]:
     They are no error: a container platform makes variables of its own out of a
     service's name.
     """
-    known = {*Settings.model_fields, "config", "target", "token", "api_key", "timeout"}
+    commands = {"config", "target", "token", "api_key", "timeout", "tls_ca", "tls_cert", "tls_key"}
+    known = Settings.model_fields.keys() | commands
     names = (name for name in os.environ if name.startswith(ENV_PREFIX))
     return sorted(
         name

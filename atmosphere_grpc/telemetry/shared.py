@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +31,10 @@ from atmosphere_grpc.telemetry.endpoint import MetricsEndpoint
 #: How long a worker may take to say how things are, in seconds; else it is left out.
 ASK_S = 1.0
 WORKER = "worker"
+#: The file of a folder that is locked as long as its server lives.
+LOCK = "lock"
+#: How old a folder is at least that is taken for one that was left behind, in seconds.
+LEFT_S = 60.0
 
 
 class Gauges(Protocol):
@@ -56,17 +63,39 @@ class Worker(Protocol):
 def metrics_folder(state_dir: Path) -> Iterator[str]:
     """A new folder for what workers count, gone with the block.
 
+    Those go as well that servers left behind which were killed.
+
     Raises:
         OSError: There is no place for one.
     """
     with contextlib.ExitStack() as stack:
+        prefix = "atmosphere-metrics-"
         try:
-            made = tempfile.TemporaryDirectory(prefix="atmosphere-metrics-")
+            made = tempfile.TemporaryDirectory(prefix=prefix)
         except OSError:
             state_dir.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(prefix="metrics-", dir=state_dir)
+            prefix = "metrics-"
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=state_dir)
         stack.callback(made.cleanup)
+        lock = stack.enter_context(Path(made.name, LOCK).open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for folder in Path(made.name).parent.glob(f"{prefix}*"):
+            if _is_left(folder):
+                shutil.rmtree(folder, ignore_errors=True)
         yield made.name
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether a folder is one of this user's whose server is gone."""
+    try:
+        facts = folder.lstat()
+        if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < LEFT_S:
+            return False
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # it is locked, or no such folder
+        return False
+    return True
 
 
 def count_in(folder: str, worker: int) -> None:

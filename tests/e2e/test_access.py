@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.e2e.processes import COMMAND, Finished, Serving, run, serving
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
+ROOT = Path(__file__).parents[2]
 NOWHERE = "integrations: [{id: far, base_urls: ['http://127.0.0.1:1/v1']}]\n"
 AUTHORITY = trustme.CA()
 
@@ -159,6 +161,30 @@ def test_a_command_shows_its_certificate(tmp_path: Path, mutual: Serving) -> Non
     assert listing(mutual, *trusting, *own).status == 0
     assert listing(mutual, *trusting).status == 1
     assert listing(mutual).status == 1
+
+
+def test_the_probe_of_the_image_finds_a_server_with_certificates(
+    tmp_path: Path, mutual: Serving
+) -> None:
+    _, _, words = (ROOT / "deploy" / "Dockerfile").read_text().partition("\nHEALTHCHECK ")
+    command = json.loads(words.partition("CMD ")[2].partition("\n")[0])
+    leaf = AUTHORITY.issue_cert("probe.example")
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "own.pem"))
+    leaf.private_key_pem.write_to_path(str(tmp_path / "own-key.pem"))
+    environment = {
+        "ATMOSPHERE_TARGET": mutual.address,
+        "ATMOSPHERE_TLS_CA": str(tmp_path / "ca.pem"),
+        "ATMOSPHERE_TLS_CERT": str(tmp_path / "own.pem"),
+        "ATMOSPHERE_TLS_KEY": str(tmp_path / "own-key.pem"),
+    }
+    probe = [COMMAND, *command[1:]]
+    assert run(probe, **environment).out == "SERVING\n"
+    assert run(probe, ATMOSPHERE_TARGET=mutual.address).status == 1
+    mutual.process.send_signal(signal.SIGSTOP)
+    assert run(probe, **environment).status == 1
+    mutual.process.send_signal(signal.SIGCONT)
+    assert mutual.stop().status == 0
+    assert run(probe, **environment).status == 1
 
 
 def test_a_server_in_the_open_is_refused_unless_that_is_said(tmp_path: Path, config: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -51,6 +52,21 @@ def test_one_line_on_stdout_says_that_it_is_ready(tmp_path: Path, config: Path) 
     )
     assert re.fullmatch(ready, done.out)
     assert done.status == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_as_many_files_may_be_open_as_the_system_allows(
+    tmp_path: Path, config: Path, workers: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+    try:
+        with serving(tmp_path, "--config", str(config), "--workers", workers) as server:
+            every = [psutil.Process(server.process.pid), *server.children()]
+            allowed = [item.rlimit(psutil.RLIMIT_NOFILE) for item in every]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert set(allowed) == {(hard, hard)}
 
 
 def test_nothing_reachable_is_told_with_the_remedy(tmp_path: Path, config: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 
@@ -117,6 +118,19 @@ def test_calls_are_spread_and_counted_together(two: Serving) -> None:
     assert sorted(used) == ["1", "2", "parent"]
 
 
+def test_http_is_spread_over_the_workers_as_well(two: Serving) -> None:
+    for _ in range(CONNECTIONS):  # each by a connection of its own
+        answer = httpx.post(f"http://{two.http}/v1/execute", json={"intent": "hi"}, timeout=30)
+        assert answer.json()["data"]["message"]["content"] == "Hello world"
+    assert set(answered_by(two)) == {1, 2}
+    assert metrics(two).total("atmosphere_calls_total", method="Execute") == CONNECTIONS
+    workers(two)[0].kill()
+    until(lambda: two.log.count("worker 1 serves") == 2, "another worker 1")
+    for _ in range(CONNECTIONS):
+        assert httpx.get(f"http://{two.http}/health", timeout=30).json() == {"status": "SERVING"}
+    assert two.stop().status == 0
+
+
 def test_top_shows_all_of_them_together(two: Serving) -> None:
     call(two)
     address = two.ready_line.partition("metrics=")[2].split()[0]
@@ -202,6 +216,10 @@ def test_limits_that_each_worker_counts_for_itself_are_told(tmp_path: Path, conf
     with serving(tmp_path, "--config", str(path), "--workers", "2") as server:
         assert server.log.count("each worker counts its own limits") == 1
         assert "auth.limits_storage" in server.log
+        path.write_text(config.read_text() + "auth: {default: {max_concurrency: 5}}\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "loaded anew" in server.log, "the other settings")
+        assert server.log.count("each worker counts its own limits (max_concurrency)") == 1
     done = run([COMMAND, "config", "check", "--config", str(path)], ATMOSPHERE_WORKERS="2")
     assert "each worker counts its own limits" in done.err
 
@@ -328,6 +346,30 @@ async def test_all_are_drained_together(held: tuple[Serving, asyncio.Event]) -> 
                 events.append(event)
             assert "".join(event.delta.content for event in events) == " world"
             assert events[-1].HasField("completed")
+    done = await asyncio.to_thread(server.ended)
+    assert done.status == 0, done.err
+
+
+async def test_streams_over_http_are_drained_too(held: tuple[Serving, asyncio.Event]) -> None:
+    server, go_on = held
+    url = f"http://{server.http}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with contextlib.AsyncExitStack() as stack:
+        streams = []
+        for _ in range(CONNECTIONS):
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT_S))
+            answer = await stack.enter_async_context(client.stream("POST", url, json=body))
+            lines = answer.aiter_lines()
+            while "Hello" not in await anext(lines):
+                pass
+            streams.append(lines)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: draining(server) == 2, "both to drain")
+        refused = await client.get(f"http://{server.http}/v1/integrations")
+        assert (refused.status_code, refused.json()["reason"]) == (503, "DRAINING")
+        go_on.set()
+        for lines in streams:
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
     done = await asyncio.to_thread(server.ended)
     assert done.status == 0, done.err
 

@@ -11,14 +11,16 @@ import httpx
 import pytest
 
 from benchmarks import slow_load, slow_mock
+from benchmarks import tools as programs
 from benchmarks.figures import added, exponent, growth, median, number, percentile, ratio
 from benchmarks.load import Load, Sample, run
 from benchmarks.report import results
 from benchmarks.rounds import FLOOR, OURS, Measured
-from benchmarks.servers import Server, backend
+from benchmarks.servers import Server, backend, service
 from benchmarks.soaking import HELD, held
 from benchmarks.targets import Bound, targets, verdict
 from benchmarks.tools import Tools, compiled
+from tools import scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,6 +181,21 @@ def test_one_missed_bound_misses_a_target() -> None:
     assert verdict([]) == "not measured"
 
 
+def test_what_a_core_carries_is_by_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    run = figures(u32_us=1000, b32_joined_us=80)
+    small, large = slow(500, token_us=999), slow(2000, token_us=300, base_mb=90, peak_mb=190)
+    path.write_text(json.dumps({**run, "streams": [large, small]}))
+    known = scale.measured(path)
+    assert known == scale.Figures(1000, 300, 80, process_mb=90, stream_kb=50)
+    first = next(iter(scale.many(known)))
+    assert first == ("1,000", "one", "9", "16", "66", "1.5 GB", "30,000")
+    for lacking in ([], [slow(2000, token_us=None)]):
+        path.write_text(json.dumps({**run, "streams": lacking}))
+        with pytest.raises(SystemExit, match="lacks figures"):
+            scale.measured(path)
+
+
 def streams_target(*runs: dict[str, Any]) -> Target:
     return targets({**figures(), "streams": runs})[5]
 
@@ -235,6 +252,25 @@ def command(name: str, language: str, module: str) -> tuple[str, ...]:
     if program is None:
         pytest.skip("no C compiler, or no Linux")
     return (str(program),)
+
+
+def test_a_compiler_that_cannot_compile_is_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "COMPILERS", ("false",))
+    monkeypatch.setattr(programs, "cache", lambda: tmp_path)
+    assert programs.compiled("mock") is None
+    assert "no C compiler" in programs.tools().note
+
+
+def test_the_service_is_measured_beside_another_one(mock: Server, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with (
+        service(tmp_path / "a", mock.port) as first,
+        service(tmp_path / "b", mock.port) as second,
+    ):
+        assert first.port != second.port
 
 
 def ask(server: Server, model: str, *, stream: bool) -> httpx.Response:

@@ -194,6 +194,7 @@ def test_a_variable_that_names_no_setting_is_noticed(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ATMOSPHERE_LISTEN", "127.0.0.1:2")
     monkeypatch.setenv("ATMOSPHERE_EMBEDDED__THREADS", "1")
     monkeypatch.setenv("ATMOSPHERE_TARGET", "far:1")
+    monkeypatch.setenv("ATMOSPHERE_TLS_CA", "/ca.pem")
     monkeypatch.setenv("ATMOSPHERE_PORT_50051_TCP", "tcp://10.0.0.1:50051")
     assert config.unknown_variables() == ["ATMOSPHERE_PORT_50051_TCP"]
 

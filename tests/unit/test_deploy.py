@@ -18,6 +18,7 @@ from atmosphere_grpc.cli import app
 from atmosphere_grpc.server import LIVE
 from atmosphere_grpc.telemetry.catalogue import IN_FLIGHT
 from tests.e2e.processes import BIN
+from tools.scale import measured
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -101,6 +102,18 @@ def test_the_pod_is_run_as_the_image_and_the_settings_have_it(tmp_path: Path) ->
     state_dir = re.search(r"ATMOSPHERE_STATE_DIR=(\S+)", environment)
     assert state_dir is not None
     assert state_dir[1] in writable
+
+
+def test_replicas_are_added_before_one_is_full(tmp_path: Path) -> None:
+    found = manifests()
+    (metric,) = found["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    wanted = int(metric["pods"]["target"]["averageValue"])
+    path = tmp_path / "atmosphere.yaml"
+    path.write_text(found["ConfigMap"]["data"]["atmosphere.yaml"])
+    for integration in config.load(path).integrations:
+        assert wanted < integration.limits.max_concurrency
+    figures = measured()
+    assert wanted < figures.streams_each(figures.token_us)
 
 
 def test_the_image_is_built_from_what_is_there_and_runs_what_exists() -> None:

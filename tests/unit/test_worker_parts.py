@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from atmosphere_grpc.cli import app
 from atmosphere_grpc.config.cores import cores
 from atmosphere_grpc.listening import check_free, share
 from atmosphere_grpc.log import JsonLines, TextLines
+from atmosphere_grpc.telemetry.shared import metrics_folder
 from atmosphere_grpc.workers.channel import Channel
 from atmosphere_grpc.workers.messages import Answer, FromWorker, Ready
 
@@ -168,6 +171,32 @@ def test_limits_that_are_counted_apart_are_told_where_there_are_several(tmp_path
     )
     assert made.exit_code == 0, made.output
     assert "auth.limits_storage" in told({})
+
+
+def test_what_killed_servers_counted_in_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def aged(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "lock").touch()
+        os.utime(folder, (0, 0))
+        return folder
+
+    left, others = aged("atmosphere-metrics-left"), aged("others")
+    young = aged("atmosphere-metrics-young")
+    os.utime(young)
+    with metrics_folder(tmp_path) as first:
+        assert not left.exists()
+        assert others.exists()
+        assert young.exists()
+        os.utime(first, (0, 0))  # old, but in use
+        with metrics_folder(tmp_path) as second:
+            assert Path(first).exists()
+        assert not Path(second).exists()
+    assert not Path(first).exists()
 
 
 def test_a_line_of_the_log_says_whose_it_is() -> None:
