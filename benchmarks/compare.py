@@ -43,7 +43,12 @@ def main() -> None:
     add("--quick", action="store_true", help="A minute or two; kept in the cache, not here.")
     add("--rounds", type=int, help="How many rounds of the comparison (3).")
     add("--streams", type=int, nargs="*", help="How many slow streams at a time (2000).")
-    add("--soak", type=float, help="For how many seconds traffic is cancelled at random (60).")
+    add(
+        "--soak",
+        type=float,
+        help="For how many seconds traffic is cancelled at random (60); 0: what is kept stays.",
+    )
+    add("--only-soak", action="store_true", help="Measure that alone; the rest that is kept stays.")
     names = [peer.name for peer in PEERS]
     add("--peers", nargs="*", choices=names, default=names, help="Beside whom (all).")
     add("--output", type=Path, help="Where the results are kept (this folder).")
@@ -59,7 +64,14 @@ def main() -> None:
     )
     output = given.output or (cache() if quick else Path(__file__).parent)
     kept = output / "results.json"
-    run = json.loads(kept.read_text()) if given.report else measured(options)
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    if given.report:
+        run = before
+    elif given.only_soak:
+        run = {**before, "soak": soak(tools(), options.soak)}
+    else:
+        run = measured(options)
+        run["soak"] = run["soak"] or before.get("soak")
     show(run)
     kept.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     (output / "RESULTS.md").write_text(results(run))

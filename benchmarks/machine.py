@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,8 @@ def facts() -> Mapping[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load": [round(item, 1) for item in os.getloadavg()],
         "versions": {
-            "Python": platform.python_version(),
+            # With the build: one without profile-guided optimization is slower by a tenth.
+            "Python": " ".join(sys.version.split()),
             "grpcio": grpc.__version__,
             "Node.js": _said("node", "--version"),
             "C compiler": _said("cc", "--version"),

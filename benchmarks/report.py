@@ -109,7 +109,8 @@ def results(run: Mapping[str, Any]) -> str:
         "```sh",
         "make bench                                         # about 6 minutes, the first time more",
         'make bench ARGS="--quick"                          # a look, not kept',
-        'make bench ARGS="--streams 2000 10000 --soak 3600"',
+        'make bench ARGS="--streams 2000 10000"',
+        'make bench ARGS="--only-soak --soak 3600"          # an hour; the rest is kept',
         "```",
         "",
         "What is compared is installed into the user's cache directory "
@@ -174,7 +175,8 @@ def _soak(soak: Mapping[str, Any]) -> str:
     after = f"; afterwards: {soak['after']}" if soak["after"] else ""
     held = sum(soak["left"].values())
     return (
-        f"{soak['seconds']:.0f} s of traffic: {soak['whole']:,} calls whole, "
+        f"{soak['seconds']:,.0f} s of traffic ({soak['date']}, commit {soak['commit']}): "
+        f"{soak['whole']:,} calls whole, "
         f"{soak['cancelled']:,} cancelled, {soak['failed']} failed{why}; RSS grew by {growth} "
         f"after the first quarter ({soak['first_mb']:.0f} → {soak['last_mb']:.0f} MB from start to "
         f"end); permits, calls and places in queues held at the end: {held:.0f}{after}."

@@ -166,7 +166,6 @@ def service(
         integration["limits"] = {"max_concurrency": concurrency, "max_queue": concurrency}
     settings = {
         "listen": "127.0.0.1:0",
-        "http": {"listen": "127.0.0.1:0"},
         "state_dir": str(folder),
         "http": {"listen": "127.0.0.1:0"},
         "metrics": {"listen": "127.0.0.1:0"},

@@ -17,6 +17,7 @@ from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from atmosphere_grpc.v1.execution_pb2_grpc import ExecutionStub
 from benchmarks.checking import check
 from benchmarks.figures import growth
+from benchmarks.machine import facts
 from benchmarks.scale import alone
 from benchmarks.servers import PROMPT, Server
 from benchmarks.tools import Tools
@@ -46,12 +47,15 @@ class Tally:
 
 def soak(tools: Tools, seconds: float) -> Mapping[str, Any]:
     """The traffic, and what was left of it."""
+    machine = facts()
     with alone(tools, CALLERS * 2) as server:
         tally, samples = asyncio.run(_traffic(server, seconds))
         time.sleep(1.0)
         left = held(_metrics(server))
         wrong = check(server)
     return {
+        "date": machine["date"],
+        "commit": machine["commit"],
         "seconds": seconds,
         "whole": tally.whole,
         "cancelled": tally.cancelled,

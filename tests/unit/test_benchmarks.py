@@ -140,6 +140,8 @@ def slow(count: int, **other: Any) -> dict[str, Any]:
 
 def endured(**other: Any) -> dict[str, Any]:
     return {
+        "date": "2026-11-24",
+        "commit": "abc",
         "seconds": 3600,
         "whole": 9,
         "cancelled": 4,
