@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-from google.protobuf import json_format
 
 from atmosphere_grpc.codec.conversation import MAX_INT32
 from atmosphere_grpc.codec.fields import Faults, kind
-from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.codec.messages_json import add_json
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 
 T = TypeVar("T")
@@ -179,12 +178,7 @@ def decode_openai_chat(document: Mapping[str, Any]) -> OpenAIChat:
     fields.only("n", 1, remedy="there is one answer; send as many requests as you want answers")
     stream = bool(fields.truth("stream"))
     include_usage = _include_usage(fields, stream=stream)
-    try:
-        json_format.ParseDict(fields.rest(), request.extra)
-    except (json_format.ParseError, RecursionError, ValueError) as error:
-        raise Failure(
-            Reason.INVALID_FIELD, "the request is nested too deeply", detail=type(error).__name__
-        ) from None
+    add_json(request.extra, fields.rest())
     faults.check()
     routed = model == AUTO and not integration_id
     return OpenAIChat(request, stream, include_usage, routed)

@@ -19,6 +19,8 @@ from atmosphere_grpc.http.refusals import BadBody
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout"
+#: Seconds; `deadlines.maximum` bounds it before. What is longer is a slip of who wrote it.
+MAX_TIMEOUT_S = 1e10
 MAX_BODY_BYTES = 16 * 1024 * 1024
 #: How long a body may take to arrive, in seconds.
 BODY_S = 30.0
@@ -112,6 +114,9 @@ class HttpCall:
                 f"Content-Type must be application/json, not {kind[:80] or 'unset'} – with curl: "
                 "-H 'Content-Type: application/json'",
             )
+        coding = self.header("content-encoding").strip().lower()
+        if coding not in ("", "identity"):
+            raise BadBody(415, f"Content-Encoding {coding[:80]} is not read – send the body plain")
         declared = self.header("content-length")
         if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
             raise _too_large()
@@ -185,8 +190,9 @@ class HttpCall:
             left_s = seconds(value)
         except ValueError as error:
             return None, invalid("X-Request-Timeout", f"{value[:40]!r} is {error}")
-        if not isinstance(left_s, float) or not 0 < left_s < 1e9:
-            return None, invalid("X-Request-Timeout", f"must be more than 0, not {value[:40]!r}")
+        if not isinstance(left_s, float) or not 0 < left_s < MAX_TIMEOUT_S:
+            said = f"must be more than 0 and less than {MAX_TIMEOUT_S:.0f} s, not {value[:40]!r}"
+            return None, invalid("X-Request-Timeout", said)
         return time.monotonic() + left_s, None
 
 

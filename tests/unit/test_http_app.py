@@ -185,6 +185,13 @@ async def test_a_form_is_no_call() -> None:
     assert "application/json" in answer.json["error"]
 
 
+async def test_a_body_that_is_packed_is_told() -> None:
+    asked = scope("/v1/execute", "POST", content_type="application/json", content_encoding="gzip")
+    answer = await ask(app(), asked, [b"\x1f\x8b"])
+    assert answer.status == 415
+    assert "Content-Encoding gzip" in answer.json["error"]
+
+
 async def test_a_body_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_call, "MAX_BODY_BYTES", 10)
     asked = scope("/v1/execute", "POST", content_type="application/json")
@@ -219,6 +226,11 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_a_deadline_that_is_none_is_told(value: str) -> None:
     answer = await ask(app(), scope("/v1/integrations", x_request_timeout=value))
     assert (answer.status, answer.json["violations"][0]["field"]) == (400, "X-Request-Timeout")
+
+
+async def test_a_deadline_that_is_too_long_is_told_as_that() -> None:
+    answer = await ask(app(), scope("/v1/integrations", x_request_timeout="99999999h"))
+    assert "less than 10000000000 s" in answer.json["error"]
 
 
 @pytest.mark.parametrize(("value", "left_s"), [("5", 5), ("300ms", 0.3), ("2m", 120)])
