@@ -160,6 +160,7 @@ def decode_openai_chat(document: Mapping[str, Any]) -> OpenAIChat:
     fields = _Fields(document, "", faults)
     model = fields.text("model")
     integration_id = fields.text("integration_id")
+    stream = bool(fields.truth("stream"))
     request = chat_pb2.ChatRequest(
         model="" if model == AUTO else model,
         messages=[
@@ -172,11 +173,10 @@ def decode_openai_chat(document: Mapping[str, Any]) -> OpenAIChat:
         response_format=_response_format(fields),
         integration_id=integration_id,
         session_id=fields.text("session_id"),
-        # A stream's status is that of its first piece, so that nothing may come before.
-        stream=chat_pb2.StreamOptions(no_progress=True),
+        # Whoever waits for a whole answer can be told nothing meanwhile.
+        stream=chat_pb2.StreamOptions(no_progress=not stream),
     )
     fields.only("n", 1, remedy="there is one answer; send as many requests as you want answers")
-    stream = bool(fields.truth("stream"))
     include_usage = _include_usage(fields, stream=stream)
     add_json(request.extra, fields.rest())
     faults.check()

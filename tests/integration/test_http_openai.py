@@ -12,14 +12,18 @@ from openai import AuthenticationError as OpenAIAuthenticationError
 from pydantic import BaseModel
 
 from atmosphere_grpc.access import key_file
+from atmosphere_grpc.http import chat
 from tests.fakes import (
     MODEL,
     USAGE,
     Close,
     FakeServer,
     OpenAI,
+    Pause,
     Reply,
     Stall,
+    Until,
+    answer_events,
     event,
     text,
     tool_call,
@@ -210,6 +214,40 @@ async def test_what_cannot_succeed_is_not_tried_again(served: Served, fake: Fake
         with pytest.raises(APIError, match="fake"):
             await client.chat.completions.create(model=MODEL, messages=HI)
     assert len([item for item in fake.requests if item.method == "POST"]) == 1
+
+
+async def test_a_stream_that_waits_is_kept_alive(
+    tmp_path: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "SILENT_S", 0.3)
+    waiting = {"progress_interval": "100ms"}
+    async with (
+        serving(tmp_path, openai(fake.base_url), http=ANYWHERE, **waiting) as served,
+        client_of(served) as client,
+    ):
+        for then, told in ((answer_events(), "Hello"), ([Close()], "STREAM_TRUNCATED")):
+            go_on = asyncio.Event()
+            fake.script(CHAT_PATH, Reply.stream(Until(go_on), *then))
+            async with client.chat.completions.with_streaming_response.create(
+                model=MODEL, messages=HI, stream=True
+            ) as answer:
+                lines = answer.iter_lines()
+                began = asyncio.get_running_loop().time()
+                assert [await anext(lines), await anext(lines)] == [
+                    ": waiting for the first token",
+                    "",
+                ]
+                assert asyncio.get_running_loop().time() - began < 1
+                go_on.set()
+                rest = [line async for line in lines if not line.startswith(":")]
+            assert told in "".join(rest)
+        # Its own stream reads over them, and what fails soon has a status of its own.
+        fake.script(CHAT_PATH, Reply.stream(Pause(0.6), *answer_events()), Reply.json({}, 400))
+        stream = await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
+        pieces = [item.choices[0].delta.content or "" async for item in stream]
+        assert "".join(pieces) == "Hello world"
+        with pytest.raises(BadRequestError):
+            await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
 
 
 async def test_keys(tmp_path: Path, fake: FakeServer) -> None:
