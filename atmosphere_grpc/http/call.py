@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from atmosphere_grpc.codec.messages_json import invalid
 from atmosphere_grpc.config.section import seconds
 from atmosphere_grpc.errors import Failure
 from atmosphere_grpc.http.refusals import BadBody
+from atmosphere_grpc.record import HttpRecord
 
 T = TypeVar("T")
 
@@ -48,6 +50,18 @@ class HttpCall:
         self._callbacks: list[Callable[[Any], None]] = []
         self._read = asyncio.Event()
         self._deadline, self._fault = self._deadline_of()
+
+    @functools.cached_property
+    def http(self) -> HttpRecord:
+        """What its record has of HTTP."""
+        scope = self._scope
+        path = route = scope["path"]
+        for name, value in self.path_parameters.items():
+            route = f"{route.removesuffix(value)}{{{name}}}"
+        host, port = scope.get("server") or ("", None)
+        server = f"{host}:{port or 0}"
+        version = scope.get("http_version", "1.1")
+        return HttpRecord(scope["method"], path, route, scope["scheme"], version, server)
 
     # --- what the stages of a call ask ---------------------------------------------------------
 

@@ -52,11 +52,15 @@ class Chat(Endpoint[OpenAIChat]):
             async with self._let_in(call) as (asked, note):
                 if not asked.stream:
                     return await self._whole(call, asked, note)
-                await self._stream(call, asked, events, note)
+                try:
+                    await self._stream(call, asked, events, note)
+                finally:
+                    if events.begun:
+                        call.http.status = 200  # whatever comes of it
                 return None
 
         try:
-            outcome = await self._surface.envelope.run(self._rpc, call, answer)
+            outcome = await self._surface.envelope.run(self._rpc, call, answer, call.http)
         except asyncio.CancelledError:
             await self._break_off(call, send, events, stopped())
             raise
