@@ -306,8 +306,8 @@ def _tool(value: Any, path: str, faults: Faults) -> chat_pb2.Tool:
                 name=fields.text("name"),
                 description=fields.text("description"),
                 parameters_json=_json(parameters) if parameters is not None else "",
+                strict=fields.truth("strict"),
             )
-            fields.only("strict", False, remedy="no backend is told of it; leave it out")
             fields.end()
             return tool
     faults.add(path, 'must be {"type": "function", "function": {"name": …, …}}')

@@ -7,17 +7,28 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import APIError, AsyncOpenAI, AsyncStream, BadRequestError, NotFoundError
+from openai import (
+    APIError,
+    AsyncOpenAI,
+    AsyncStream,
+    BadRequestError,
+    NotFoundError,
+    pydantic_function_tool,
+)
 from openai import AuthenticationError as OpenAIAuthenticationError
 from pydantic import BaseModel
 
 from atmosphere_grpc.access import key_file
+from atmosphere_grpc.composition import integration_of
+from atmosphere_grpc.config import Integration as IntegrationSettings
 from atmosphere_grpc.http import chat
+from atmosphere_grpc.integrations.integration import Integration
 from tests.fakes import (
     MODEL,
     USAGE,
     Close,
     FakeServer,
+    Ollama,
     OpenAI,
     Pause,
     Reply,
@@ -153,6 +164,35 @@ async def test_response_formats(client: AsyncOpenAI, fake: FakeServer) -> None:
     assert parsed.choices[0].message.parsed == Sum(total=4)
     asked = (await generating(fake, 2)).json["response_format"]["json_schema"]
     assert (asked["name"], asked["strict"]) == ("Sum", True)
+
+
+async def test_the_clients_own_tools_are_strict(client: AsyncOpenAI, fake: FakeServer) -> None:
+    pieces = [
+        event(tool_call('{"total": 4}', index=0, call_id="call-1", name="Sum")),
+        event(chunk(finish="tool_calls")),
+        DONE,
+    ]
+    fake.script(CHAT_PATH, Reply.stream(*pieces))
+    parsed = await client.chat.completions.parse(
+        model=MODEL, messages=HI, tools=[pydantic_function_tool(Sum)]
+    )
+    calls = parsed.choices[0].message.tool_calls
+    assert calls is not None
+    assert calls[0].function.parsed_arguments == Sum(total=4)
+    assert (await generating(fake)).json["tools"][0]["function"]["strict"] is True
+
+
+async def test_a_strict_tool_is_refused_by_a_backend_that_knows_none(tmp_path: Path) -> None:
+    async with FakeServer(Ollama()) as fake:
+        given = {"id": "fake", "kind": "ollama", "base_urls": [fake.url], "default_model": MODEL}
+        made = integration_of(IntegrationSettings.model_validate(given))
+        assert isinstance(made, Integration)
+        async with serving(tmp_path, made, http=ANYWHERE) as served, client_of(served) as client:
+            with pytest.raises(BadRequestError) as caught:
+                await client.chat.completions.create(
+                    model=MODEL, messages=HI, tools=[pydantic_function_tool(Sum)]
+                )
+    assert caught.value.param == "tools[0].function.strict"
 
 
 async def test_logprobs(client: AsyncOpenAI, fake: FakeServer) -> None:

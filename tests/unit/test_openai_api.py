@@ -147,7 +147,7 @@ def test_choices_of_a_tool(given_: str, mode: ToolMode) -> None:
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0]"),
         (
-            {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]},
+            {"tools": [{"type": "function", "function": {"name": "a", "strict": "yes"}}]},
             "tools[0].function.strict",
         ),
         ({"messages": ["hi"]}, "messages[0]"),
