@@ -153,6 +153,22 @@ async def test_a_named_page_may_ask_and_is_told_so() -> None:
     assert "authorization" in answer.headers["access-control-allow-headers"]
 
 
+async def test_a_named_page_may_send_the_headers_of_its_client() -> None:
+    wanted = "authorization,content-type,x-stainless-lang"
+    asking = scope(
+        "/v1/chat/completions",
+        "OPTIONS",
+        origin=PANEL,
+        access_control_request_method="POST",
+        access_control_request_headers=wanted,
+    )
+    answer = await ask(app(PANEL), asking)
+    assert answer.headers["access-control-allow-headers"] == wanted
+    foreign = await ask(app(), asking)
+    assert foreign.status == 403
+    assert "access-control-allow-headers" not in foreign.headers
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_a_picture_of_another_page_is_no_call(site: str) -> None:
     answer = await ask(app(), scope("/v1/models", sec_fetch_site=site))
