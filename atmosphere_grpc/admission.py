@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 from atmosphere_grpc.access.gate import Gate
 from atmosphere_grpc.access.key_file import KeyFile, KeyFileError, read
@@ -15,8 +14,6 @@ from atmosphere_grpc.access.tokens import TokenRules, Tokens
 from atmosphere_grpc.certificates import CertificateError, Certificates
 from atmosphere_grpc.config import ConfigError, Jwt, Settings
 from atmosphere_grpc.config import Policy as PolicySettings
-
-log = logging.getLogger(__name__)
 
 
 def gate_of(settings: Settings, tokens: Tokens | None = None) -> Gate:
@@ -30,8 +27,6 @@ def gate_of(settings: Settings, tokens: Tokens | None = None) -> Gate:
         ConfigError: The file of `auth.jwt.jwks_file` cannot be used.
     """
     auth = settings.auth
-    if settings.takes_keys:
-        _tell_missing(settings)
     return Gate(
         required=settings.authenticates,
         keys=KeyFile(settings.keys_file) if settings.takes_keys else None,
@@ -41,25 +36,26 @@ def gate_of(settings: Settings, tokens: Tokens | None = None) -> Gate:
     )
 
 
-def _tell_missing(settings: Settings) -> None:
+def missing_keys(settings: Settings) -> str:
+    """What is to be said of keys that are looked for and are not there; empty where they are."""
+    if not settings.takes_keys:
+        return ""
     try:
         if settings.keys_file.exists():
-            return
+            return ""
         gone = settings.keys_mark.exists()
     except PermissionError:  # is told with the first call
-        return
+        return ""
     if gone:
-        log.warning(
-            "auth.keys_file = %s: the file is gone, and nobody gets in by a key – bring it back, "
-            "make a new key with atmosphere-grpc keys create, or set auth.required: false if "
-            "nobody is to be asked",
-            settings.keys_file,
+        return (
+            f"auth.keys_file = {settings.keys_file}: the file is gone, and nobody gets in by a key "
+            "– bring it back, make a new key with atmosphere-grpc keys create, or set "
+            "auth.required: false if nobody is to be asked"
         )
-    else:
-        log.warning(
-            "auth.keys_file = %s: there are no keys yet – atmosphere-grpc keys create makes one",
-            settings.keys_file,
-        )
+    return (
+        f"auth.keys_file = {settings.keys_file}: there are no keys yet – atmosphere-grpc keys "
+        "create makes one"
+    )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -142,10 +142,8 @@ def planner_of(settings: Settings, registry: Registry) -> Planner:
     reader = None
     if routes.described:
         chosen = settings.effective_embedder
-        if chosen is not None and find_spec("sklearn") is None:
-            if routing.embedder is not None:
-                raise ConfigError(f"routing.embedder: {_NO_EXTRA}")
-            log.warning("intents are gone by their letters: %s", _NO_EXTRA)
+        if lacking := lacking_reader(settings):
+            log.warning("%s", lacking)
             chosen = None
         embedder = None
         if chosen is not None:
@@ -173,6 +171,21 @@ def planner_of(settings: Settings, registry: Registry) -> Planner:
         tie_break,
         PlanSettings(routing.resident_below),
     )
+
+
+def lacking_reader(settings: Settings) -> str:
+    """What is to be said where what reads an embedder's vectors is not installed; empty: nothing.
+
+    Raises:
+        ConfigError: An embedder is configured, so that it is needed.
+    """
+    routing = settings.routing
+    described = any(route.description or route.examples for route in routing.routes)
+    if not described or settings.effective_embedder is None or find_spec("sklearn") is not None:
+        return ""
+    if routing.embedder is not None:
+        raise ConfigError(f"routing.embedder: {_NO_EXTRA}")
+    return f"intents are gone by their letters: {_NO_EXTRA}"
 
 
 def route_of(settings: RouteSettings) -> Route:

@@ -141,11 +141,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call; `parameters` is a JSON Schema."""
+    """A function that the model may call; `parameters` is a JSON Schema, held to if `strict`."""
 
     name: str
     description: str = ""
     parameters: JsonObject | None = None
+    strict: bool | None = None
 
 
 class ToolMode(Enum):

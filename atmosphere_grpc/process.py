@@ -8,11 +8,12 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 
-from atmosphere_grpc.composition import Composition
+from atmosphere_grpc.composition import Composition, lacking_reader
 from atmosphere_grpc.config import ConfigError, Settings
 from atmosphere_grpc.control import Note, Reloaded
 from atmosphere_grpc.embedded import start as embedded
 from atmosphere_grpc.embedded.backend import INTEGRATION_ID, EmbeddedBackend
+from atmosphere_grpc.embedded.gguf_file import EmbeddedError
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 from atmosphere_grpc.integrations.integration import Integration, IntegrationSpec
 from atmosphere_grpc.integrations.registry import Registry
@@ -70,6 +71,21 @@ async def serve(
         await signals.first.wait()
         drained = await signals.unless_second(server.drain())
     return 0 if drained else 1
+
+
+def check_installed(settings: Settings) -> str:
+    """What settings do without, since it is not installed, in words; empty for nothing.
+
+    Raises:
+        ConfigError: They cannot do without it.
+    """
+    note = lacking_reader(settings)
+    if settings.embedded.enabled:
+        try:
+            embedded.check_installed(settings.embedded.chat_model, settings.embedded.embed_model)
+        except EmbeddedError as error:
+            raise ConfigError(f"embedded: {error}") from None
+    return note
 
 
 def _reload(

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from atmosphere_grpc.domain import Delta, FinishReason, Message, RouteDecision, Usage, UsageSource
-from atmosphere_grpc.errors import Reason
+from atmosphere_grpc.errors import Reason, http_status
 
 #: The outcome of a call and of an attempt that its caller gave up.
 CANCELLED = "CANCELLED"
@@ -147,6 +147,29 @@ class AttemptRecord:
 
 
 @dataclass(slots=True)
+class HttpRecord:
+    """What HTTP has of a call that came by it.
+
+    Attributes:
+        verb: The request's method.
+        path: Its path.
+        route: The path by which it was found, with the names of what varies.
+        scheme: `http` or `https`.
+        version: That of HTTP, such as `1.1`.
+        server: The address at which it came in: host and port.
+        status: What it is answered with, where that is not by how the call ends; else 0.
+    """
+
+    verb: str
+    path: str
+    route: str
+    scheme: str
+    version: str
+    server: str
+    status: int = 0
+
+
+@dataclass(slots=True)
 class CallRecord:
     """A call.
 
@@ -164,6 +187,7 @@ class CallRecord:
         code: Its status, by its name; empty while it runs.
         reason: Why it failed.
         tracer: What follows it; None for nobody.
+        http: What HTTP has of it; None: it came by gRPC.
     """
 
     method: str = ""
@@ -179,6 +203,7 @@ class CallRecord:
     code: str = ""
     reason: Reason | None = None
     tracer: Tracer | None = None
+    http: HttpRecord | None = None
 
     def attempt(self, integration_id: str, kind: str, model: str) -> AttemptRecord:
         """Notes that an attempt is made: from now on it waits for its turn."""
@@ -197,6 +222,15 @@ class CallRecord:
     def last(self) -> AttemptRecord | None:
         """The last attempt: the one that answered, where one did."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def http_status(self) -> int:
+        """What it is answered with over HTTP; 0 where nobody is there to hear it."""
+        if self.http is not None and self.http.status:
+            return self.http.status
+        if self.reason is not None:
+            return http_status(self.reason)
+        return 200 if self.code == OK else 0
 
     @property
     def duration_s(self) -> float:

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from atmosphere_grpc.access.gate import Gate
-from atmosphere_grpc.admission import certificates_of, gate_of, limits_of
+from atmosphere_grpc.admission import certificates_of, gate_of, limits_of, missing_keys
 from atmosphere_grpc.calls.entrance import Entrance
 from atmosphere_grpc.calls.envelope import Envelope
 from atmosphere_grpc.calls.in_flight import InFlight
@@ -127,6 +127,7 @@ class Server:
         self._certificates = certificates_of(settings)
         self._limits = limits_of(settings)
         self._entrance = Entrance(gate_of(settings), self._limits)
+        _tell_missing_keys(settings)
         self._auth = Auth(SERVICE, self._entrance, reflection_open=_reflection_open(settings))
         interceptors = [Enveloping(SERVICE, self._envelope), self._auth]
         options = [*OPTIONS, ("grpc.so_reuseport", int(share is not None))]
@@ -274,6 +275,7 @@ class Server:
         settings, notes = held(self._settings, settings)
         rerouted = planner_of(settings, self._registry)
         self._entrance.gate = self._gate(settings)
+        _tell_missing_keys(settings)
         self._auth.reflection_open = _reflection_open(settings)
         self._registry.replace(entries, settings.probe_interval)
         if settings.routing != self._settings.routing:
@@ -386,6 +388,11 @@ class Server:
         )
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _tell_missing_keys(settings: Settings) -> None:
+    if missing := missing_keys(settings):
+        log.warning("%s", missing)
 
 
 def _reflection_open(settings: Settings) -> bool:

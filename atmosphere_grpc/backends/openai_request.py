@@ -113,7 +113,12 @@ def put_tools(draft: Draft, call: ChatCall) -> None:
     """Puts what the model may call, and whether it must, into a draft."""
     without = call.tool_choice is ToolMode.NONE and not draft.sends(Parameter.TOOL_CHOICE_NONE)
     if call.tools and not without:
-        draft.put(Parameter.TOOLS, [_tool(tool) for tool in call.tools], "tools")
+        for i, tool in enumerate(call.tools):
+            if tool.strict:
+                draft.allows(Parameter.TOOL_STRICT, f"tools[{i}].strict")
+        states = draft.sends(Parameter.TOOL_STRICT)
+        tools = [_tool(tool, states_strict=states) for tool in call.tools]
+        draft.put(Parameter.TOOLS, tools, "tools")
     match call.tool_choice:
         case None:
             pass
@@ -190,10 +195,12 @@ def _sampling(sampling: Sampling) -> dict[Parameter, Any]:
     }
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: Tool, *, states_strict: bool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
+    if states_strict and tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}

@@ -39,6 +39,7 @@ class Parameter(StrEnum):
     LOGPROBS = "logprobs"
     TOP_LOGPROBS = "top_logprobs"
     TOOLS = "tools"
+    TOOL_STRICT = "tools[].strict"
     TOOL_CHOICE_AUTO = "tool_choice: AUTO"
     TOOL_CHOICE_NONE = "tool_choice: NONE"
     TOOL_CHOICE_REQUIRED = "tool_choice: REQUIRED"
@@ -123,6 +124,7 @@ MATRIX: Mapping[Parameter, Mapping[Dialect, Rule]] = {
         Sent("tools"),
         Sent("tools"),
     ),
+    _P.TOOL_STRICT: _row(Sent("tools[].function.strict"), _NO, _NO, _NO),
     _P.TOOL_CHOICE_AUTO: _row(Sent("tool_choice"), _ONLY_WAY, Sent("tool_choice"), _ONLY_WAY),
     _P.TOOL_CHOICE_NONE: _row(
         Sent("tool_choice"), _TOOLS_LEFT_OUT, Sent("tool_choice"), _TOOLS_LEFT_OUT

@@ -14,7 +14,7 @@ from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.execution.budget import Deadlines
 from atmosphere_grpc.log import failed
 from atmosphere_grpc.log import request_id as current_request_id
-from atmosphere_grpc.record import CANCELLED, OK, CallRecord, Sink, opened
+from atmosphere_grpc.record import CANCELLED, OK, CallRecord, HttpRecord, Sink, opened
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,7 +55,11 @@ class Envelope:
         self._sinks = tuple(sinks)
 
     async def run(
-        self, method: str, arrival: Arrival, handle: Callable[[], Awaitable[T]]
+        self,
+        method: str,
+        arrival: Arrival,
+        handle: Callable[[], Awaitable[T]],
+        http: HttpRecord | None = None,
     ) -> Outcome[T]:
         """Runs a call of an RPC; whatever goes wrong is in the outcome, but for a cancellation.
 
@@ -63,10 +67,11 @@ class Envelope:
             method: The RPC's name.
             arrival: What the call brought along.
             handle: Answers it.
+            http: What HTTP has of it; None: it came by gRPC.
         """
         request_id = request_id_of(arrival)
         current_request_id.set(request_id)
-        record = CallRecord(method, request_id, arrival.peer(), trace_of(arrival))
+        record = CallRecord(method, request_id, arrival.peer(), trace_of(arrival), http=http)
         opened(record)
         self._opened(record)
         failure: Failure | None = None

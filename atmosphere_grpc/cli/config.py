@@ -25,17 +25,22 @@ ConfigFile = Annotated[
 
 @app.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Check the settings, and that every secret and certificate is where they say.
+    """Check the settings, and that every secret, certificate and package is where they say.
 
     Exit status 0 when a server could start with them, else 2. No backend is asked.
     """
-    from atmosphere_grpc import admission, config
+    from atmosphere_grpc import admission, config, process
 
+    notes = []
     with _told():
         settings = config.load(config_file)
         faults = _access_faults(settings)
         try:
             settings.telemetry.check_installed()
+        except config.ConfigError as error:
+            faults.append(str(error))
+        try:
+            notes.append(process.check_installed(settings))
         except config.ConfigError as error:
             faults.append(str(error))
         for integration in settings.effective_integrations:
@@ -51,10 +56,10 @@ def check(config_file: ConfigFile = None) -> None:
     typer.echo(f"ok: {config_file or 'the defaults and the environment'}")
     if exposed := config.exposure(settings):
         typer.echo(f"warning: INSECURE: {exposed}", err=True)
-    if limits := admission.counted_apart(settings):
-        typer.echo(f"warning: {limits}", err=True)
-    if exposed := config.metrics_exposure(settings):
-        typer.echo(f"warning: {exposed}", err=True)
+    notes += [admission.missing_keys(settings), admission.counted_apart(settings)]
+    notes.append(config.metrics_exposure(settings))
+    for note in filter(None, notes):
+        typer.echo(f"warning: {note}", err=True)
     for misfit in misfits_of(settings):
         typer.echo(f"warning: {misfit}", err=True)
     for integration in settings.effective_integrations:

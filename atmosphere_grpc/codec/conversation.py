@@ -107,7 +107,8 @@ def decode_tools(tools: Sequence[chat_pb2.Tool], faults: Faults) -> tuple[Tool, 
         parameters = None
         if tool.parameters_json:
             parameters = faults.json_object(f"tools[{i}].parameters_json", tool.parameters_json)
-        decoded.append(Tool(tool.name, tool.description, parameters))
+        strict = tool.strict if tool.HasField("strict") else None
+        decoded.append(Tool(tool.name, tool.description, parameters, strict))
     return tuple(decoded)
 
 

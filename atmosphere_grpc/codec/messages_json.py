@@ -28,6 +28,8 @@ _INTEGERS: Mapping[int, tuple[int, int]] = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
 }
+#: What a number must be where there is a fraction, or any value at all.
+A_DOUBLE = "must be a number that a double can hold"
 _REALS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 
 
@@ -60,6 +62,8 @@ def decode_json(message_type: type[M], document: Mapping[str, Any]) -> M:
     faults.check()
     try:
         return json_format.ParseDict(dict(document), message_type())
+    except OverflowError:
+        raise _too_large(document) from None
     except (json_format.ParseError, RecursionError, ValueError) as error:
         raise Failure(
             Reason.INVALID_FIELD,
@@ -87,6 +91,22 @@ def decode_query(message_type: type[M], items: Iterable[tuple[str, str]]) -> M:
             document[name] = value
     faults.check()
     return decode_json(message_type, document)
+
+
+def add_json(target: Message, document: Mapping[str, Any]) -> None:
+    """Adds JSON of any shape to a `Struct`.
+
+    Raises:
+        Failure: INVALID_FIELD; it holds a number too large, or is nested too deeply.
+    """
+    try:
+        json_format.ParseDict(dict(document), target)
+    except OverflowError:
+        raise _too_large(document) from None
+    except (json_format.ParseError, RecursionError, ValueError) as error:
+        raise Failure(
+            Reason.INVALID_FIELD, "the request is nested too deeply", detail=type(error).__name__
+        ) from None
 
 
 def encode_json(message: Message) -> dict[str, Any]:
@@ -132,7 +152,7 @@ def _check_value(field: Any, value: Any, where: str, faults: Faults) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             faults.add(where, f"must be a number, not {_what(value)}")
         elif not _is_finite(value):
-            faults.add(where, "must be a number that a double can hold")
+            faults.add(where, A_DOUBLE)
     elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         if not isinstance(value, bool):
             faults.add(where, f"must be true or false, not {_what(value)}")
@@ -151,6 +171,20 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(float(value))
     except OverflowError:
         return False
+
+
+def _too_large(document: Mapping[str, Any]) -> Failure:
+    """The failure of a whole number within values of any shape, of which protobuf gives no path."""
+    left: list[tuple[str, Any]] = [(name[:64], value) for name, value in document.items()]
+    while left:
+        where, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{where}.{name[:64]}", item) for name, item in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{where}[{i}]", item) for i, item in enumerate(value)]
+        elif isinstance(value, int) and not _is_finite(value):
+            return invalid(where, A_DOUBLE)
+    return Failure(Reason.INVALID_FIELD, f"a number of the request {A_DOUBLE}")
 
 
 def _what(value: Any) -> str:

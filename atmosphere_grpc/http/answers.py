@@ -54,7 +54,7 @@ def failure_headers(failure: Failure) -> dict[str, str]:
 
 
 class Events:
-    """Server-sent events; the first one brings the status.
+    """Server-sent events; whatever is sent first brings the status.
 
     Args:
         send: Sends the parts of the answer.
@@ -71,6 +71,10 @@ class Events:
         body = b"".join(b"data: " + msgspec.json.encode(item) + b"\n\n" for item in documents)
         if body:
             await self._write(body, more=True)
+
+    async def alive(self, doing: str) -> None:
+        """Sends a comment, which keeps the connection and is no event."""
+        await self._write(f": {doing}\n\n".encode(), more=True)
 
     async def end(self, last: bytes = b"") -> None:
         """Ends the answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -15,10 +16,13 @@ from atmosphere_grpc.codec.messages_json import invalid
 from atmosphere_grpc.config.section import seconds
 from atmosphere_grpc.errors import Failure
 from atmosphere_grpc.http.refusals import BadBody
+from atmosphere_grpc.record import HttpRecord
 
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout"
+#: Seconds; `deadlines.maximum` bounds it before. What is longer is a slip of who wrote it.
+MAX_TIMEOUT_S = 1e10
 MAX_BODY_BYTES = 16 * 1024 * 1024
 #: How long a body may take to arrive, in seconds.
 BODY_S = 30.0
@@ -46,6 +50,18 @@ class HttpCall:
         self._callbacks: list[Callable[[Any], None]] = []
         self._read = asyncio.Event()
         self._deadline, self._fault = self._deadline_of()
+
+    @functools.cached_property
+    def http(self) -> HttpRecord:
+        """What its record has of HTTP."""
+        scope = self._scope
+        path = route = scope["path"]
+        for name, value in self.path_parameters.items():
+            route = f"{route.removesuffix(value)}{{{name}}}"
+        host, port = scope.get("server") or ("", None)
+        server = f"{host}:{port or 0}"
+        version = scope.get("http_version", "1.1")
+        return HttpRecord(scope["method"], path, route, scope["scheme"], version, server)
 
     # --- what the stages of a call ask ---------------------------------------------------------
 
@@ -112,6 +128,9 @@ class HttpCall:
                 f"Content-Type must be application/json, not {kind[:80] or 'unset'} – with curl: "
                 "-H 'Content-Type: application/json'",
             )
+        coding = self.header("content-encoding").strip().lower()
+        if coding not in ("", "identity"):
+            raise BadBody(415, f"Content-Encoding {coding[:80]} is not read – send the body plain")
         declared = self.header("content-length")
         if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
             raise _too_large()
@@ -185,8 +204,9 @@ class HttpCall:
             left_s = seconds(value)
         except ValueError as error:
             return None, invalid("X-Request-Timeout", f"{value[:40]!r} is {error}")
-        if not isinstance(left_s, float) or not 0 < left_s < 1e9:
-            return None, invalid("X-Request-Timeout", f"must be more than 0, not {value[:40]!r}")
+        if not isinstance(left_s, float) or not 0 < left_s < MAX_TIMEOUT_S:
+            said = f"must be more than 0 and less than {MAX_TIMEOUT_S:.0f} s, not {value[:40]!r}"
+            return None, invalid("X-Request-Timeout", said)
         return time.monotonic() + left_s, None
 
 

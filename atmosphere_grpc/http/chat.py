@@ -22,13 +22,21 @@ from atmosphere_grpc.http.surface import Surface
 from atmosphere_grpc.v1 import chat_pb2
 
 DONE = b"data: [DONE]\n\n"
+#: How long a stream may be silent before its first piece, in seconds. What stands between gives up
+#: a silent connection after 60 as a rule; until then a failure can still have a status of its own.
+SILENT_S = 15.0
+_WAITING = {
+    chat_pb2.Progress.PHASE_QUEUED: "queued",
+    chat_pb2.Progress.PHASE_CONNECTING: "connecting",
+    chat_pb2.Progress.PHASE_WAITING_FIRST_TOKEN: "waiting for the first token",
+}
 
 
 class Chat(Endpoint[OpenAIChat]):
     """Continues a conversation.
 
-    A stream's status is that of its first piece: what fails before has a status of its own, what
-    fails after it is the last event, an error.
+    A stream's status is that of its first piece, or of its first sign of life: what fails before
+    has a status of its own, what fails after it is the last event, an error.
 
     Args:
         surface: What is served.
@@ -44,11 +52,15 @@ class Chat(Endpoint[OpenAIChat]):
             async with self._let_in(call) as (asked, note):
                 if not asked.stream:
                     return await self._whole(call, asked, note)
-                await self._stream(call, asked, events, note)
+                try:
+                    await self._stream(call, asked, events, note)
+                finally:
+                    if events.begun:
+                        call.http.status = 200  # whatever comes of it
                 return None
 
         try:
-            outcome = await self._surface.envelope.run(self._rpc, call, answer)
+            outcome = await self._surface.envelope.run(self._rpc, call, answer, call.http)
         except asyncio.CancelledError:
             await self._break_off(call, send, events, stopped())
             raise
@@ -62,6 +74,10 @@ class Chat(Endpoint[OpenAIChat]):
         chat = self._surface.servicer.chat(asked.request, call, routed=asked.routed)
         async with aclosing(chat) as responses:
             async for response in responses:
+                if response.HasField("progress"):
+                    if response.progress.elapsed_ms >= SILENT_S * 1000:
+                        await events.alive(_WAITING[response.progress.phase])
+                    continue
                 note(response)
                 await events.send(chunks.of(response))
         await events.end(DONE)

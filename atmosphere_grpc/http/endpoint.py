@@ -15,7 +15,7 @@ from atmosphere_grpc.codec.failures_json import failure_document
 from atmosphere_grpc.errors import Failure, Reason
 from atmosphere_grpc.http.answers import failure_headers, send_json
 from atmosphere_grpc.http.call import HttpCall
-from atmosphere_grpc.http.refusals import status_of
+from atmosphere_grpc.http.refusals import BadBody, status_of
 from atmosphere_grpc.http.surface import Surface
 
 
@@ -82,7 +82,11 @@ class Endpoint(ABC, Generic[A]):
         """
         entrance = self._surface.entrance
         caller = await entrance.admit(self._rpc, call)
-        decode = await self._read(call)
+        try:
+            decode = await self._read(call)
+        except BadBody as failure:
+            call.http.status = failure.status
+            raise
         decoded: list[A] = []
 
         def checked() -> Any:
@@ -139,7 +143,7 @@ class Unary(Endpoint[A], Generic[A, Response]):
                 return self._encode(asked, response)
 
         try:
-            outcome = await self._surface.envelope.run(self._rpc, call, answer)
+            outcome = await self._surface.envelope.run(self._rpc, call, answer, call.http)
         except asyncio.CancelledError:
             await self._fail(call, send, stopped())
             raise

@@ -16,7 +16,7 @@ API = "/v1/"
 METHODS = "GET, POST"
 HEADERS = "authorization, content-type, x-api-key, x-request-id, x-request-timeout, traceparent"
 #: What scripts of other origins may read of an answer's headers.
-EXPOSED = "x-request-id, retry-after"
+EXPOSED = "x-request-id, retry-after, retry-after-ms, x-should-retry"
 #: Bytes of a request's head: its line and its headers.
 MAX_HEAD_BYTES = 32 * 1024
 #: How long a browser may remember what it was allowed, in seconds.
@@ -56,7 +56,7 @@ class Guard:
         if origin not in self._origins:
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and call.header("access-control-request-method"):
-            await self._allow(origin, send)
+            await self._allow(origin, call.header("access-control-request-headers"), send)
         else:
             await self._app(scope, receive, _saying(send, _allowed(origin)))
 
@@ -94,11 +94,12 @@ class Guard:
             return False
         return is_loopback(name) or name.endswith(".localhost") or name in self._hosts
 
-    async def _allow(self, origin: str, send: Send) -> None:
+    async def _allow(self, origin: str, wanted: str, send: Send) -> None:
+        # Whoever may call may send any header, as clients of OpenAI's API have some of their own.
         headers = {
             **_allowed(origin),
             "access-control-allow-methods": METHODS,
-            "access-control-allow-headers": HEADERS,
+            "access-control-allow-headers": wanted or HEADERS,
             "access-control-max-age": str(REMEMBER_S),
             "content-length": "0",
         }

@@ -78,6 +78,7 @@ CHAT_REQUEST: Schema = {
                     name={"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
                     description=_TEXT,
                     parameters={"type": "object"},
+                    strict=_nullable("boolean"),
                 ),
             )
         ),

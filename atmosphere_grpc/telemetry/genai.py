@@ -1,7 +1,7 @@
 """OpenTelemetry's names for what generative AI does, and its metrics.
 
 The names are those of the conventions for generative AI as of version 1.41 of OpenTelemetry's
-semantic conventions, the last one in which they were released, and of RPC as of 1.45.
+semantic conventions, the last one in which they were released, and of RPC and HTTP as of 1.45.
 """
 
 from __future__ import annotations

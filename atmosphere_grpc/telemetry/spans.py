@@ -6,7 +6,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from atmosphere_grpc.record import OK, AttemptRecord, CallRecord
+from atmosphere_grpc.record import OK, AttemptRecord, CallRecord, HttpRecord
 from atmosphere_grpc.telemetry import genai
 from atmosphere_grpc.telemetry.content import Redaction
 
@@ -14,6 +14,7 @@ from atmosphere_grpc.telemetry.content import Redaction
 SERVER_FAULTS = frozenset(
     "UNKNOWN DEADLINE_EXCEEDED UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS".split()
 )
+HTTP_STATUS = "http.response.status_code"
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -37,12 +38,16 @@ class Spans:
 
     def opened(self, record: CallRecord) -> None:
         """Begins a call's span, below its caller's where it sent one."""
-        method = f"{self._service}/{record.method}"
+        if record.http is not None:
+            name, attributes = f"{record.http.verb} {record.http.route}", _by_http(record.http)
+        else:
+            name = f"{self._service}/{record.method}"
+            attributes = {genai.RPC_SYSTEM: "grpc", genai.RPC_METHOD: name, **self._address}
         span = self._tracer.start_span(
-            method,
+            name,
             _W3C.extract(record.headers),
             SpanKind.SERVER,
-            {genai.RPC_SYSTEM: "grpc", genai.RPC_METHOD: method, **self._address},
+            attributes,
             start_time=record.began_ns,
         )
         keeps = self._redaction is not None and span.is_recording()
@@ -62,8 +67,9 @@ class Spans:
                     span.set_status(Status(StatusCode.ERROR))
             span.end(_ns(record, attempt.ended))
         if call.span.is_recording():
-            call.span.set_attributes(_of_call(record))
-            if record.code in SERVER_FAULTS:
+            attributes = _of_call(record)
+            call.span.set_attributes(attributes)
+            if genai.ERROR_TYPE in attributes:
                 call.span.set_status(Status(StatusCode.ERROR))
         call.span.end(_ns(record, record.ended))
 
@@ -115,16 +121,39 @@ class _CallSpan:
         )
 
 
+def _by_http(asked: HttpRecord) -> dict[str, AttributeValue]:
+    return {
+        "http.request.method": asked.verb,
+        "http.route": asked.route,
+        "url.path": asked.path,
+        "url.scheme": asked.scheme,
+        "network.protocol.version": asked.version,
+        **genai.address(asked.server),
+    }
+
+
+def _outcome(record: CallRecord) -> dict[str, AttributeValue]:
+    """How a call ended, by the conventions of what it came by; with a type where it is an error."""
+    if record.http is None:
+        faulty = {genai.ERROR_TYPE: record.code} if record.code in SERVER_FAULTS else {}
+        return {genai.RPC_STATUS: record.code, **faulty}
+    status = record.http_status
+    told: dict[str, AttributeValue] = {HTTP_STATUS: status} if status else {}
+    if status >= 500:
+        told[genai.ERROR_TYPE] = str(status)
+    elif status == 200 and record.reason is not None:  # a stream that broke off
+        told[genai.ERROR_TYPE] = record.reason.value
+    return told
+
+
 def _of_call(record: CallRecord) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
-        genai.RPC_STATUS: record.code,
+        **_outcome(record),
         "atmosphere.request.id": record.request_id,
         "atmosphere.attempts": len(record.attempts),
     }
     if record.reason is not None:
         attributes["atmosphere.reason"] = record.reason.value
-    if record.code in SERVER_FAULTS:
-        attributes[genai.ERROR_TYPE] = record.code
     if (route := record.route) is not None:
         attributes["atmosphere.capability"] = route.capability.value
         attributes["atmosphere.route.method"] = route.method.value

@@ -110,6 +110,7 @@ def test_a_file_of_keys_that_vanished_opens_no_server(tmp_path: Path, config: Pa
         (state / "keys.json").unlink()
         assert "UNAUTHENTICATED" in listing(server).err
         assert run([*reload, server.address], ATMOSPHERE_STATE_DIR=str(state)).status == 0
+        assert server.log.count("the file is gone, and nobody gets in by a key") == 1
         assert "UNAUTHENTICATED" in listing(server).err
         (state / "keys.json.made").unlink()
         done = run([*reload, server.address], ATMOSPHERE_STATE_DIR=str(state))

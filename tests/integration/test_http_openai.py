@@ -7,19 +7,34 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import APIError, AsyncOpenAI, AsyncStream, BadRequestError, NotFoundError
+from openai import (
+    APIError,
+    AsyncOpenAI,
+    AsyncStream,
+    BadRequestError,
+    NotFoundError,
+    pydantic_function_tool,
+)
 from openai import AuthenticationError as OpenAIAuthenticationError
 from pydantic import BaseModel
 
 from atmosphere_grpc.access import key_file
+from atmosphere_grpc.composition import integration_of
+from atmosphere_grpc.config import Integration as IntegrationSettings
+from atmosphere_grpc.http import chat
+from atmosphere_grpc.integrations.integration import Integration
 from tests.fakes import (
     MODEL,
     USAGE,
     Close,
     FakeServer,
+    Ollama,
     OpenAI,
+    Pause,
     Reply,
     Stall,
+    Until,
+    answer_events,
     event,
     text,
     tool_call,
@@ -151,6 +166,35 @@ async def test_response_formats(client: AsyncOpenAI, fake: FakeServer) -> None:
     assert (asked["name"], asked["strict"]) == ("Sum", True)
 
 
+async def test_the_clients_own_tools_are_strict(client: AsyncOpenAI, fake: FakeServer) -> None:
+    pieces = [
+        event(tool_call('{"total": 4}', index=0, call_id="call-1", name="Sum")),
+        event(chunk(finish="tool_calls")),
+        DONE,
+    ]
+    fake.script(CHAT_PATH, Reply.stream(*pieces))
+    parsed = await client.chat.completions.parse(
+        model=MODEL, messages=HI, tools=[pydantic_function_tool(Sum)]
+    )
+    calls = parsed.choices[0].message.tool_calls
+    assert calls is not None
+    assert calls[0].function.parsed_arguments == Sum(total=4)
+    assert (await generating(fake)).json["tools"][0]["function"]["strict"] is True
+
+
+async def test_a_strict_tool_is_refused_by_a_backend_that_knows_none(tmp_path: Path) -> None:
+    async with FakeServer(Ollama()) as fake:
+        given = {"id": "fake", "kind": "ollama", "base_urls": [fake.url], "default_model": MODEL}
+        made = integration_of(IntegrationSettings.model_validate(given))
+        assert isinstance(made, Integration)
+        async with serving(tmp_path, made, http=ANYWHERE) as served, client_of(served) as client:
+            with pytest.raises(BadRequestError) as caught:
+                await client.chat.completions.create(
+                    model=MODEL, messages=HI, tools=[pydantic_function_tool(Sum)]
+                )
+    assert caught.value.param == "tools[0].function.strict"
+
+
 async def test_logprobs(client: AsyncOpenAI, fake: FakeServer) -> None:
     token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
     told = chunk({"content": "a"})
@@ -210,6 +254,40 @@ async def test_what_cannot_succeed_is_not_tried_again(served: Served, fake: Fake
         with pytest.raises(APIError, match="fake"):
             await client.chat.completions.create(model=MODEL, messages=HI)
     assert len([item for item in fake.requests if item.method == "POST"]) == 1
+
+
+async def test_a_stream_that_waits_is_kept_alive(
+    tmp_path: Path, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "SILENT_S", 0.3)
+    waiting = {"progress_interval": "100ms"}
+    async with (
+        serving(tmp_path, openai(fake.base_url), http=ANYWHERE, **waiting) as served,
+        client_of(served) as client,
+    ):
+        for then, told in ((answer_events(), "Hello"), ([Close()], "STREAM_TRUNCATED")):
+            go_on = asyncio.Event()
+            fake.script(CHAT_PATH, Reply.stream(Until(go_on), *then))
+            async with client.chat.completions.with_streaming_response.create(
+                model=MODEL, messages=HI, stream=True
+            ) as answer:
+                lines = answer.iter_lines()
+                began = asyncio.get_running_loop().time()
+                assert [await anext(lines), await anext(lines)] == [
+                    ": waiting for the first token",
+                    "",
+                ]
+                assert asyncio.get_running_loop().time() - began < 1
+                go_on.set()
+                rest = [line async for line in lines if not line.startswith(":")]
+            assert told in "".join(rest)
+        # Its own stream reads over them, and what fails soon has a status of its own.
+        fake.script(CHAT_PATH, Reply.stream(Pause(0.6), *answer_events()), Reply.json({}, 400))
+        stream = await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
+        pieces = [item.choices[0].delta.content or "" async for item in stream]
+        assert "".join(pieces) == "Hello world"
+        with pytest.raises(BadRequestError):
+            await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
 
 
 async def test_keys(tmp_path: Path, fake: FakeServer) -> None:

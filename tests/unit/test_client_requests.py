@@ -194,8 +194,16 @@ def test_tools_may_be_dictionaries_or_protobuf() -> None:
 
 
 def test_an_unknown_key_of_a_tool_is_named() -> None:
-    with pytest.raises(ValueError, match=r"tools\[0\]\.strict: not known"):
-        ask(tools=[{"name": "f", "strict": True}])
+    with pytest.raises(ValueError, match=r"tools\[0\]\.stricter: not known"):
+        ask(tools=[{"name": "f", "stricter": True}])
+
+
+def test_a_tool_says_whether_it_is_strict() -> None:
+    for strict in (True, False):
+        assert ask(tools=[{"name": "f", "strict": strict}]).tools[0].strict is strict
+    assert not ask(tools=[{"name": "f"}]).tools[0].HasField("strict")
+    with pytest.raises(TypeError, match=r"tools\[0\]\.strict: expected a bool"):
+        ask(tools=[{"name": "f", "strict": "yes"}])
 
 
 @pytest.mark.parametrize(

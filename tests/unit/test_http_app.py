@@ -153,6 +153,22 @@ async def test_a_named_page_may_ask_and_is_told_so() -> None:
     assert "authorization" in answer.headers["access-control-allow-headers"]
 
 
+async def test_a_named_page_may_send_the_headers_of_its_client() -> None:
+    wanted = "authorization,content-type,x-stainless-lang"
+    asking = scope(
+        "/v1/chat/completions",
+        "OPTIONS",
+        origin=PANEL,
+        access_control_request_method="POST",
+        access_control_request_headers=wanted,
+    )
+    answer = await ask(app(PANEL), asking)
+    assert answer.headers["access-control-allow-headers"] == wanted
+    foreign = await ask(app(), asking)
+    assert foreign.status == 403
+    assert "access-control-allow-headers" not in foreign.headers
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_a_picture_of_another_page_is_no_call(site: str) -> None:
     answer = await ask(app(), scope("/v1/models", sec_fetch_site=site))
@@ -183,6 +199,13 @@ async def test_a_form_is_no_call() -> None:
     answer = await ask(app(), scope("/v1/execute", "POST", content_type=kind), [b"a=b"])
     assert answer.status == 415
     assert "application/json" in answer.json["error"]
+
+
+async def test_a_body_that_is_packed_is_told() -> None:
+    asked = scope("/v1/execute", "POST", content_type="application/json", content_encoding="gzip")
+    answer = await ask(app(), asked, [b"\x1f\x8b"])
+    assert answer.status == 415
+    assert "Content-Encoding gzip" in answer.json["error"]
 
 
 async def test_a_body_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +242,11 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_a_deadline_that_is_none_is_told(value: str) -> None:
     answer = await ask(app(), scope("/v1/integrations", x_request_timeout=value))
     assert (answer.status, answer.json["violations"][0]["field"]) == (400, "X-Request-Timeout")
+
+
+async def test_a_deadline_that_is_too_long_is_told_as_that() -> None:
+    answer = await ask(app(), scope("/v1/integrations", x_request_timeout="99999999h"))
+    assert "less than 10000000000 s" in answer.json["error"]
 
 
 @pytest.mark.parametrize(("value", "left_s"), [("5", 5), ("300ms", 0.3), ("2m", 120)])

@@ -99,6 +99,16 @@ def test_what_is_nested_too_deeply_is_told() -> None:
         decode_json(execution_pb2.ExecuteRequest, {"kwargs": kwargs})
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "field"),
+    [({"seed": 10**400}, "kwargs.seed"), ({"extra": {"a": [1, -(10**400)]}}, "kwargs.extra.a[1]")],
+)
+def test_a_number_that_no_double_holds_is_told(kwargs: dict[str, Any], field: str) -> None:
+    with pytest.raises(Failure, match="double") as caught:
+        decode_json(execution_pb2.ExecuteRequest, {"kwargs": kwargs})
+    assert caught.value.violations[0].field == field
+
+
 def test_a_query_has_texts_and_numbers() -> None:
     asked = [("integration_id", "a"), ("page_size", "7")]
     request = decode_query(execution_pb2.ListModelsRequest, asked)

@@ -86,6 +86,11 @@ def test_a_chat_with_all_that_the_contract_has() -> None:
     assert call.extra == {"think": False}
 
 
+def test_a_number_that_no_double_holds_is_told() -> None:
+    told = refused(decode_openai_chat, {"messages": USER, "mine": {"a": 10**400}})
+    assert told == {"mine.a": "must be a number that a double can hold"}
+
+
 def test_messages_of_every_kind() -> None:
     function = {"name": "add", "arguments": "{}"}
     asked = decode_openai_chat(
@@ -142,7 +147,7 @@ def test_choices_of_a_tool(given_: str, mode: ToolMode) -> None:
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0]"),
         (
-            {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]},
+            {"tools": [{"type": "function", "function": {"name": "a", "strict": "yes"}}]},
             "tools[0].function.strict",
         ),
         ({"messages": ["hi"]}, "messages[0]"),

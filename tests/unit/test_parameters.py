@@ -107,6 +107,9 @@ SAMPLES: Mapping[Parameter, Sample] = {
     P.LOGPROBS: sampled(P.LOGPROBS, True),
     P.TOP_LOGPROBS: sampled(P.TOP_LOGPROBS, 0),
     P.TOOLS: Sample(WITH_TOOLS, "tools", TOOL_BODIES),
+    P.TOOL_STRICT: Sample(
+        replace(PLAIN, tools=(replace(TOOLS[0], strict=True),)), "tools[0].strict", True, WITH_TOOLS
+    ),
     P.TOOL_CHOICE_AUTO: Sample(calling(ToolMode.AUTO), "tool_choice", "auto", WITH_TOOLS),
     P.TOOL_CHOICE_NONE: Sample(calling(ToolMode.NONE), "tool_choice", "none", WITH_TOOLS),
     P.TOOL_CHOICE_REQUIRED: Sample(

@@ -106,11 +106,8 @@ def response_format(value: ResponseFormatLike) -> chat_pb2.ResponseFormat:
         name=_text(fields, "name", path) or "response",
         schema_json=_json(fields.get("schema"), f"{path}.schema"),
     )
-    strict = fields.get("strict")
-    if isinstance(strict, bool):
+    if (strict := _strict(fields, path)) is not None:
         schema.strict = strict
-    elif strict is not None:
-        raise TypeError(f"{path}.strict: expected a bool, got {type(strict).__name__}")
     return chat_pb2.ResponseFormat(json_schema=schema)
 
 
@@ -195,13 +192,21 @@ def _tool(value: object, path: str) -> chat_pb2.Tool:
     if isinstance(value, chat_pb2.Tool):
         return value
     fields = _known(
-        _flat(value, path), path, "name", "description", "parameters", "parameters_json"
+        _flat(value, path), path, "name", "description", "parameters", "parameters_json", "strict"
     )
     return chat_pb2.Tool(
         name=_text(fields, "name", path),
         description=_text(fields, "description", path),
         parameters_json=_either_json(fields, "parameters", path),
+        strict=_strict(fields, path),
     )
+
+
+def _strict(fields: Mapping[str, Any], path: str) -> bool | None:
+    strict = fields.get("strict")
+    if strict is None or isinstance(strict, bool):
+        return strict
+    raise TypeError(f"{path}.strict: expected a bool, got {type(strict).__name__}")
 
 
 def _flat(value: object, path: str) -> dict[str, Any]:

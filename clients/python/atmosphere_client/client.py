@@ -157,7 +157,7 @@ class AtmosphereClient:
             model: The model. Empty: the integration's default.
             integration: The integration. Empty: the first usable one that has the model.
             tools: Functions that the model may call, each a dictionary with `name`,
-                `description` and `parameters` (a JSON Schema), or a `chat_pb2.Tool`.
+                `description`, `parameters` (a JSON Schema) and `strict`, or a `chat_pb2.Tool`.
             tool_choice: ``"auto"``, ``"none"``, ``"required"`` or ``{"name": …}``.
             response_format: ``"text"``, ``"json_object"``, a JSON Schema as a dictionary, or
                 OpenAI's ``{"type": "json_schema", …}``.
