@@ -99,10 +99,10 @@ export class Answer {
   _failed(error) {
     const some = this._text.length || this._thought.length;
     if (isStop(error)) {
-      this._state("unknown", some ? "Stopped: the answer is not whole" : "Stopped");
+      this._state("unknown", some ? "Stopped: the answer is not complete" : "Stopped");
       return;
     }
-    this._state("bad", some ? "Failed: the answer is not whole" : "Failed");
+    this._state("bad", some ? "Failed: the answer is not complete" : "Failed");
     const known = error instanceof CallError ? error : new CallError(`a fault of this page: ${error}`);
     const box = this._part(".failure");
     box.replaceChildren(...failureParts(known));

@@ -1,7 +1,7 @@
 // The cards of the integrations: how each is doing, and what can be executed on it.
 
 import { by, copy, el, enable, facts, say, show, usable } from "/static/dom.js";
-import { STATES, number, time } from "/static/words.js";
+import { STATES, number, sentence, time } from "/static/words.js";
 
 /** What a model that says nothing of itself may do, it may be asked to do. */
 const canChat = ({ capabilities }) => !capabilities.length || capabilities.includes("chat");
@@ -54,7 +54,7 @@ class Card {
     say(badge.querySelector(".word"), word);
     say(this._part(".kind"), integration.kind);
     const down = this._part(".down");
-    say(down, integration.error);
+    say(down, sentence(integration.error));
     show(down, reachable && Boolean(integration.error));
     facts(this._part(".facts"), [
       [integration.endpoints.length > 1 ? "Endpoints" : "Endpoint", integration.endpoints.join(", ")],

@@ -3,7 +3,7 @@
 import { ask, isStop } from "/static/api.js";
 import { by, el, enable, facts, show, usable } from "/static/dom.js";
 import { attemptsTable, attemptsTitle, failureParts } from "/static/told.js";
-import { ending, method, time, usageFacts } from "/static/words.js";
+import { ending, method, sentence, time, usageFacts } from "/static/words.js";
 
 /** How many numbers of a vector are shown. */
 const SHOWN = 8;
@@ -64,7 +64,7 @@ function routeParts(route) {
     ["Score", route.score ? `${score(route.score)} (${score(route.threshold)} needed)` : ""],
     ["Runner-up", route.runner_up ? `${route.runner_up} (${score(route.runner_up_score)})` : ""],
   ]);
-  return [el("p", { class: "explanation" }, route.explanation), list];
+  return [el("p", { class: "explanation" }, sentence(route.explanation)), list];
 }
 
 /** An execution, with the fields that the original's answer has. */

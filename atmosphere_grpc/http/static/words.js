@@ -2,8 +2,9 @@
 
 const NUMBERS = new Intl.NumberFormat("en");
 
-/** A time: `3 ms`, `245 ms`, `1.25 s`, `2 min 5 s`. */
+/** A time: `< 1 ms`, `3.2 ms`, `245 ms`, `1.25 s`, `2 min 5 s`. */
 export function time(ms) {
+  if (ms < 1) return "< 1 ms";
   if (ms < 10) return `${Number(ms.toFixed(1))} ms`;
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
@@ -21,8 +22,8 @@ export const STATES = {
 };
 
 const ENDS = {
-  stop: "whole",
-  length: "cut off at the most tokens",
+  stop: "complete",
+  length: "cut off at the token limit",
   tool_calls: "asks for a tool",
   content_filter: "withheld by a content filter",
 };
@@ -44,13 +45,19 @@ const METHODS = {
 /** How a route was decided. */
 export const method = (name) => METHODS[name] ?? "";
 
+/** A sentence, which messages of the API are but for their first letter. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Over a shorter time a rate says more of the network than of the model, in milliseconds. */
+const LEAST_WRITING = 50;
+
 /** What an answer cost, as terms and values. */
 export function usageFacts(usage, latencyMs, firstMs) {
   if (!usage || usage.source === "USAGE_SOURCE_MISSING") return [["Usage", "not told by the backend"]];
   const { prompt_tokens: prompt, completion_tokens: completion, total_tokens: total } = usage;
   const writing = latencyMs - firstMs;
   // The first token is paid for by the time until it came.
-  const rate = completion > 1 && firstMs > 0 && writing > 0 ? (completion - 1) / (writing / 1000) : 0;
+  const rate = completion > 1 && firstMs > 0 && writing > LEAST_WRITING ? (completion - 1) / (writing / 1000) : 0;
   return [
     ["Prompt tokens", number(prompt)],
     ["Completion tokens", number(completion)],
