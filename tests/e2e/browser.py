@@ -53,7 +53,7 @@ FAINT = """(least) => {
     const texts = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
     const text = texts.map((node) => node.data.trim()).join("");
     if (!text || !element.checkVisibility() || element.closest(".unseen, .skip")) continue;
-    const pair = [light(getComputedStyle(element).color), light(behind(element))].sort();
+    const pair = [getComputedStyle(element).color, behind(element)].map(light);
     const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
     if (contrast < least) faint.push(`${contrast.toFixed(2)} ${text.slice(0, 60)}`);
   }

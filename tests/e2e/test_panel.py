@@ -186,7 +186,7 @@ async def test_an_intent_is_routed_and_executed(embedded: Serving, opened: Open)
     await page.get_by_role("button", name="Show the route").click()
     await expect(figure(told, "Capability")).to_have_text("chat")
     await expect(figure(told, "Integration")).to_have_text("embedded")
-    await expect(told).to_contain_text("Integration embedded")
+    await expect(told).to_contain_text("integration embedded is the first usable one")
     await page.get_by_role("button", name="Execute by intent").click()
     await expect(figure(told, "Success")).to_have_text("yes")
     await expect(figure(told, "Execution time")).to_have_text(re.compile(r"^[\d.]+ (ms|s)$"))
@@ -197,6 +197,30 @@ async def test_an_intent_is_routed_and_executed(embedded: Serving, opened: Open)
     said = json.loads(await told.locator("pre").inner_text())
     assert set(said) >= {"success", "data", "execution_time_ms", "node_id", "capability"}
     await screenshot(page, "intent")
+
+
+async def test_two_models_are_compared(embedded: Serving, opened: Open, serve: Serve) -> None:
+    """With real ones: this server's own, and that of another server behind it."""
+    with refusing() as down:
+        server = await serve(
+            more="embedded: {enabled: true}",
+            edge=f"http://{embedded.http}/v1",
+            gpu=f"http://{down}/v1",
+        )
+        page, _ = await opened(server)
+        await ready(page, 2, 3)
+        await page.get_by_label("Prompt").fill("What is the capital of France?")
+        for name in ("edge", "embedded"):
+            await page.get_by_label(f"Compare {name}").check()
+        await page.get_by_role("button", name="Compare selected (2)").click()
+        for name in ("edge", "embedded"):
+            await expect(answer(page, name)).to_contain_text("Done: the answer is complete")
+            await expect(figure(answer(page, name), "Completion tokens")).to_have_text(
+                re.compile(r"^\d+$")
+            )
+        await expect(page.get_by_role("article")).to_have_count(2)
+        await page.get_by_label("Prompt").focus()
+        await screenshot(page, "comparison")
 
 
 async def test_several_answer_side_by_side(serve: Serve, opened: Open) -> None:
@@ -400,6 +424,7 @@ async def test_a_failure_is_told_in_plain_words(serve: Serve, opened: Open) -> N
         await execute(page, "one").click()
         told = answer(page, "one")
         await expect(told.get_by_role("status")).to_have_text("Failed")
+        await expect(told.locator(".content")).to_be_hidden()
         failure = told.get_by_role("alert")
         await expect(failure).to_contain_text('Integration "one"')
         await expect(failure).to_contain_text("BACKEND_BUSY · HTTP 429")
@@ -467,6 +492,9 @@ async def test_a_key_is_asked_for_and_used(opened: Open, tmp_path: Path) -> None
             await expect(trouble).to_have_text("The server asks who calls. Give an API key.")
             await expect(field).to_be_focused()
             await screenshot(page, "key")
+            await field.fill("schlüssel")
+            await field.press("Enter")
+            await expect(trouble).to_contain_text("characters that no key has")
             await field.fill("wrong")
             await field.press("Enter")
             await expect(trouble).to_contain_text("does not accept this API key")
@@ -536,12 +564,14 @@ async def test_the_keyboard_is_enough(serve: Serve, opened: Open) -> None:
         await expect(execute(page, "two")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(answer(page, "two").locator(".content")).to_have_text("One, two, thr")
+        await expect(card(page, "two").get_by_role("button", name="Stop two")).to_be_focused()
         await page.keyboard.press("Escape")
         await chat_gone(second)
         await expect(answer(page, "two").get_by_role("status")).to_contain_text("Stopped")
         await expect(execute(page, "two")).to_be_focused()
         await page.keyboard.press("Control+Enter")  # where one executed last
         await expect(answer(page, "two")).to_contain_text("Answering")
+        await expect(card(page, "two").get_by_role("button", name="Stop two")).to_be_focused()
         assert len(chats(first)) == 1
         # From the end of the page backwards, every control can be reached.
         await page.get_by_role("button", name="Execute by intent").focus()

@@ -98,6 +98,7 @@ export class Answer {
 
   _failed(error) {
     const some = this._text.length || this._thought.length;
+    show(this._content, this._text.length > 0);
     if (isStop(error)) {
       this._state("unknown", some ? "Stopped: the answer is not complete" : "Stopped");
       return;

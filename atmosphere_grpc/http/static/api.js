@@ -41,6 +41,9 @@ export function lost(requestId = "") {
  *   `asked`: whether the person at this page asked for it
  */
 export async function send(path, { body, signal, timeoutS, asked = true } = {}) {
+  if (!/^[\x21-\x7e]*$/.test(key)) {
+    throw new CallError("the API key has characters that no key has", { reason: "BAD_KEY" });
+  }
   const headers = {};
   if (key) headers.Authorization = `Bearer ${key}`;
   if (body) headers["Content-Type"] = "application/json";
@@ -56,13 +59,7 @@ export async function send(path, { body, signal, timeoutS, asked = true } = {}) 
       redirect: "error",
     });
   } catch (error) {
-    if (isStop(error)) throw error;
-    if (error?.name === "TimeoutError") throw lost();
-    // A key that no header can hold is refused before anything is sent.
-    if (/ByteString|ISO-8859-1|Invalid value/.test(error?.message ?? "")) {
-      throw new CallError("the API key has characters that no key has", { reason: "BAD_KEY" });
-    }
-    throw lost();
+    throw isStop(error) ? error : lost();
   }
   if (response.ok) return response;
   const failure = await failureOf(response);

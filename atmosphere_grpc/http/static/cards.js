@@ -94,9 +94,15 @@ class Card {
     show(this._why, why !== "");
     enable(this._execute, this.connected);
     this._check.disabled = !this.connected && !this._check.checked;
-    // The button that goes leaves its focus to the one that it went for.
-    if (!running && document.activeElement === this._stop) this._execute.focus();
-    show(this._stop, running);
+    this._swap(running ? this._execute : this._stop, running ? this._stop : this._execute);
+  }
+
+  /** Has one button take another's place, and the focus with it. */
+  _swap(gone, come) {
+    const focused = document.activeElement === gone;
+    show(come, true);
+    if (focused) come.focus();
+    show(gone, false);
   }
 }
 
@@ -142,6 +148,7 @@ export class Cards {
     });
     const told = news.filter(Boolean).join(". ");
     if (told && reachable) say(by("news"), told);
+    say(by("cards-empty"), "None is configured.");
     show(by("cards-empty"), ids.length === 0);
     this.offer(server);
     this.ready(server, runs);

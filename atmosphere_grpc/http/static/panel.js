@@ -94,15 +94,17 @@ server.addEventListener("failed", () => {
 server.addEventListener("lost", () => {
   unnotice();
   show(by("lost"), true);
+  tellNext();
   live("bad", "Server not reachable");
   cards.show(server, runs);
   update();
 });
-setInterval(() => {
+function tellNext() {
   if (by("lost").hidden) return;
   const left = Math.ceil((server.nextAt - performance.now()) / 1000);
   say(by("lost-next"), left > 0 ? `Trying again in ${left} s.` : "Trying again …");
-}, 250);
+}
+setInterval(tellNext, 250);
 
 runs.addEventListener("change", () => {
   // A run may have loaded its model.
@@ -132,4 +134,5 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+update();
 server.look();

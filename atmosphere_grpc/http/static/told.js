@@ -8,9 +8,9 @@ export function failureParts(error) {
   const about = [error.reason, error.status ? `HTTP ${error.status}` : ""].filter(Boolean);
   const parts = [el("p", { class: "message" }, sentence(error.message))];
   if (error.retryMs !== null && error.retryMs !== undefined) parts.push(countdown(error.retryMs));
-  if (error.attempts) parts.push(triedList(error.attempts.split("; ")));
   if (about.length) parts.push(el("p", { class: "note code" }, about.join(" · ")));
   if (error.requestId) parts.push(requestLine(error.requestId));
+  if (error.attempts) parts.push(triedList(error.attempts.split("; ")));
   return parts;
 }
 
