@@ -1,4 +1,4 @@
-"""A real Chromium, pages in it that are watched, and what people who see or hear badly need of one."""
+"""A real Chromium, pages in it that are watched, and whether everybody can see and hear them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,6 @@ async def chromium() -> AsyncIterator[Browser]:
 
 async def screenshot(page: Page, name: str) -> None:
     """Keeps how a page looks."""
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True, animations="disabled")
 
 

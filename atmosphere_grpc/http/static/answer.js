@@ -56,7 +56,8 @@ export class Answer {
       await turn(this._abort.signal);
       this._begin();
       for await (const item of chat(this.wanted, this._abort.signal)) this._take(item);
-      this._state("good", `Done: the answer is ${ending(this._figures.finish)}`);
+      const { finish } = this._figures;
+      this._state(finish === "stop" ? "good" : "partial", `Done: the answer is ${ending(finish)}`);
     } catch (error) {
       this._failed(error);
     } finally {

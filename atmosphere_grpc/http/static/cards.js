@@ -59,6 +59,7 @@ class Card {
     facts(this._part(".facts"), [
       [integration.endpoints.length > 1 ? "Endpoints" : "Endpoint", integration.endpoints.join(", ")],
       ["Default model", integration.default_model],
+      ["Capabilities", integration.capabilities.join(", ")],
       ["Probe", integration.latency_ms ? `took ${time(integration.latency_ms)}` : ""],
     ]);
     this._default = integration.default_model;

@@ -4,6 +4,8 @@ import { CallError, ask } from "/static/api.js";
 
 /** Between two looks, in milliseconds; a server probes its integrations every 5 s by itself. */
 const EVERY = 3000;
+/** The same for a caller whose calls are limited: looking must not use up what it may do. */
+const EVERY_LIMITED = 30_000;
 /** Between two looks at the models, which their backends are asked for. */
 const MODELS_EVERY = 30_000;
 /** Between two looks at a server that is gone: at first, then doubled, at most. */
@@ -24,6 +26,7 @@ export class Server extends EventTarget {
     this.reachable = null;
     this.failure = null;
     this.nextAt = 0;
+    this._every = EVERY;
     this._modelsAt = -Infinity;
     this._misses = 0;
     this._looking = false;
@@ -38,7 +41,7 @@ export class Server extends EventTarget {
     }
     this._rest();
     this._looking = true;
-    let waitMs = EVERY;
+    let waitMs = 0;
     try {
       const before = this._connected();
       const { integrations } = await this._ask("/v1/integrations");
@@ -48,6 +51,7 @@ export class Server extends EventTarget {
       this.failure = null;
       this._tell("integrations");
       const come = this._connected().some((id) => !before.includes(id));
+      waitMs = this._every;
       if (come || performance.now() - this._modelsAt > MODELS_EVERY) await this._lookAtModels();
     } catch (error) {
       waitMs = this._missed(error);
@@ -65,6 +69,7 @@ export class Server extends EventTarget {
   /** Looks at once, and has the wait after the next miss begin anew. */
   lookAnew() {
     this._misses = 0;
+    this._every = EVERY;
     this.modelsMayHaveChanged();
     this.look();
   }
@@ -103,6 +108,7 @@ export class Server extends EventTarget {
     this.reachable = !gone;
     this.failure = failure;
     this._misses += 1;
+    if (failure.reason === "RATE_LIMITED") this._every = EVERY_LIMITED;
     const waitMs = Math.min(GONE_FIRST * 2 ** (this._misses - 1), GONE_MOST);
     const after = failure.retryMs === null ? waitMs : Math.max(waitMs, failure.retryMs);
     this.nextAt = performance.now() + after;

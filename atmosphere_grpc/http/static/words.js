@@ -24,7 +24,7 @@ export const STATES = {
 const ENDS = {
   stop: "complete",
   length: "cut off at the token limit",
-  tool_calls: "asks for a tool",
+  tool_calls: "a call of a tool",
   content_filter: "withheld by a content filter",
 };
 
