@@ -67,13 +67,15 @@ async def opened(browser: Browser) -> AsyncIterator[Open]:
     async with contextlib.AsyncExitStack() as contexts:
 
         async def open_page(
-            server: Serving, *, width: int = WIDE, scheme: Any = "light"
+            server: Serving, *, width: int = WIDE, scheme: Any = "light", clock: bool = False
         ) -> tuple[Page, Watch]:
             context = await browser.new_context(
                 viewport={"width": width, "height": browsers.HEIGHT}, color_scheme=scheme
             )
             contexts.push_async_callback(context.close)
             page = await context.new_page()
+            if clock:  # it goes on as ever, until a test moves it
+                await page.clock.install()
             origin = f"http://{server.http}"
             watches.append(Watch(page, origin))
             await page.goto(origin)
@@ -220,9 +222,9 @@ async def test_two_models_are_compared(embedded: Serving, opened: Open, serve: S
         page, _ = await opened(server)
         await ready(page, 2, 3)
         await expect(card(page, "ollama")).to_contain_text("is Ollama running? (ollama serve)")
-        await page.get_by_label("Prompt").fill("Why is the sky blue?")
+        await page.get_by_label("Prompt").fill("Name three colours of the rainbow.")
         await page.get_by_text("Options").click()
-        await page.get_by_label("Maximum tokens").fill("64")
+        await page.get_by_label("Maximum tokens").fill("96")
         await page.get_by_label("Temperature").fill("0.2")
         for name in ("edge-2", "embedded"):
             await page.get_by_label(f"Compare {name}").check()
@@ -496,7 +498,7 @@ async def test_a_key_is_asked_for_and_used(opened: Open, tmp_path: Path) -> None
         config = tmp_path / "atmosphere.yaml"
         config.write_text(f'integrations: [{{id: one, base_urls: ["{fake.base_url}"]}}]')
         keys = [
-            key_of(folder / "state", "reader", "--allow", "rpc=List*"),
+            key_of(folder / "state", "reader", "--allow", "rpc=ListIntegrations"),
             key_of(folder / "state", "all"),
         ]
         with contextlib.ExitStack() as processes:
@@ -640,6 +642,27 @@ async def test_a_look_at_the_server_takes_no_choice_and_no_focus(
         await expect(models).to_be_focused()
         await expect(page.get_by_label("Compare one")).to_be_checked()
         assert await handle.evaluate("element => element.isConnected")
+
+
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_page_that_nobody_sees_asks_nothing(serve: Serve, opened: Open) -> None:
+    async with FakeServer() as fake:
+        page, _ = await opened(await serve(one=fake.base_url), clock=True)
+        await ready(page, 1, 1)
+        async with page.expect_response("**/v1/models*"):  # what follows the first look
+            await page.clock.run_for(31_000)
+        await page.evaluate(HIDE, True)
+        looks: list[str] = []
+        page.on("request", lambda request: looks.append(request.url))
+        await page.clock.run_for(600_000)
+        assert not looks
+        async with page.expect_response("**/v1/integrations"):
+            await page.evaluate(HIDE, False)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

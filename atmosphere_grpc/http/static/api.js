@@ -1,8 +1,8 @@
 // Calls the server that this page came from, and says in plain words what goes wrong.
 
 let key = "";
-/** Told of each call that is refused for who makes it. */
-const denied = new Set();
+/** Told of calls that are refused for who makes them. */
+const listeners = new Set();
 
 /** Sets the key of all further calls; it is kept here and nowhere else. */
 export function useKey(value) {
@@ -11,8 +11,9 @@ export function useKey(value) {
 
 export const hasKey = () => key !== "";
 
+/** Has `callback(failure, asked)` told of each such call. */
 export function onDenied(callback) {
-  denied.add(callback);
+  listeners.add(callback);
 }
 
 /** What went wrong with a call. */
@@ -24,6 +25,11 @@ export class CallError extends Error {
   constructor(message, known = {}) {
     super(message);
     Object.assign(this, { reason: "", status: 0, requestId: "", retryMs: null, ...known });
+  }
+
+  /** Whether it is for who calls: another key may do. */
+  get denied() {
+    return this.status === 401 || this.reason === "PERMISSION_DENIED";
   }
 }
 
@@ -37,10 +43,10 @@ export function lost(requestId = "") {
 
 /**
  * Sends a call; the answer's body is still to come.
- * @param {object} options `body` (an object, which makes it a POST), `signal`, `timeoutS`, and
- *   `asked`: whether the person at this page asked for it
+ * @param {object} options `body` (an object, which makes it a POST), `signal`, `timeoutS`, `asked`
+ *   (whether the person at this page asked for it) and `quiet` (whether the page can do without)
  */
-export async function send(path, { body, signal, timeoutS, asked = true } = {}) {
+export async function send(path, { body, signal, timeoutS, asked = true, quiet = false } = {}) {
   if (!/^[\x21-\x7e]*$/.test(key)) {
     throw new CallError("the API key has characters that no key has", { reason: "BAD_KEY" });
   }
@@ -63,8 +69,8 @@ export async function send(path, { body, signal, timeoutS, asked = true } = {}) 
   }
   if (response.ok) return response;
   const failure = await failureOf(response);
-  if (response.status === 401 || response.status === 403) {
-    for (const tell of denied) tell(failure, asked);
+  if (failure.denied && !quiet) {
+    for (const tell of listeners) tell(failure, asked);
   }
   throw failure;
 }

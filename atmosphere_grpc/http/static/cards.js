@@ -113,6 +113,7 @@ export class Cards {
   constructor(acts) {
     this._acts = acts;
     this._cards = new Map();
+    this._order = [];
     this._place = by("cards");
   }
 
@@ -132,6 +133,7 @@ export class Cards {
   show(server, runs) {
     const reachable = server.reachable !== false;
     const ids = server.integrations.map(({ id }) => id);
+    this._order = ids;
     for (const [id, card] of this._cards) {
       if (ids.includes(id)) continue;
       card.node.remove();
@@ -166,12 +168,7 @@ export class Cards {
   }
 
   _ids(wanted) {
-    const cards = [...this._place.children].map((node) => this._of(node));
-    return cards.filter((card) => card && wanted(card)).map(({ id }) => id);
-  }
-
-  _of(node) {
-    return [...this._cards.values()].find((card) => card.node === node);
+    return this._order.filter((id) => wanted(this._cards.get(id)));
   }
 }
 

@@ -9,7 +9,7 @@ import { ending, method, sentence, time, usageFacts } from "/static/words.js";
 const SHOWN = 8;
 
 /** Has the form of intents work. Returns what stops the call under way. */
-export function intentForm(options) {
+export function intentForm() {
   const place = by("intent-told");
   let abort = null;
 
@@ -20,8 +20,7 @@ export function intentForm(options) {
     busy(true);
     place.replaceChildren(el("p", { class: "note" }, wait));
     try {
-      const { timeoutS } = options() ?? {};
-      place.replaceChildren(...tell(await ask(path, { body: { intent }, signal: abort.signal, timeoutS })));
+      place.replaceChildren(...tell(await ask(path, { body: { intent }, signal: abort.signal })));
     } catch (error) {
       const parts = isStop(error)
         ? [el("p", { class: "note" }, "Stopped.")]

@@ -14,6 +14,11 @@ export function keyEntry(changed) {
   const field = by("key-field");
   let asking = false;
   let given = false;
+  let wrote = false;
+
+  document.addEventListener("input", (event) => {
+    wrote ||= event.target !== field;
+  });
 
   by("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -27,8 +32,8 @@ export function keyEntry(changed) {
   onDenied((failure, asked) => {
     notice(words(failure), asked);
     box.open = true;
-    // A look at the server that fails again must not draw anybody away from what they write.
-    if (asked || !asking) field.focus();
+    // A look at the server that fails must not draw anybody away from what they write.
+    if (asked || (!asking && !wrote)) field.focus();
     asking = true;
     given = false;
   });

@@ -12,7 +12,7 @@ const server = new Server();
 const runs = new Runs();
 const cards = new Cards({ execute: (id) => execute([id]), stop: (id) => runs.stop(id), selected: update });
 const letIn = keyEntry(() => server.lookAnew());
-const stopIntent = intentForm(options);
+const stopIntent = intentForm();
 let lastUsed = "";
 
 /** The options that are set; null where one makes no sense, which the browser then says. */
@@ -86,10 +86,9 @@ server.addEventListener("integrations", () => {
 server.addEventListener("models", () => cards.offer(server));
 server.addEventListener("failed", () => {
   show(by("lost"), false);
-  const { status, message } = server.failure;
-  const known = status === 401 || status === 403;
-  if (!known) notice(`The integrations cannot be listed: ${message}`, false);
-  live("bad", known ? "An API key is needed" : "The server refuses");
+  const { denied, message } = server.failure;
+  if (!denied) notice(`The integrations cannot be listed: ${message}`, false);
+  live("bad", denied ? "Another API key is needed" : "The server refuses");
 });
 server.addEventListener("lost", () => {
   unnotice();

@@ -94,7 +94,6 @@ export class Runs extends EventTarget {
   }
 
   _changed() {
-    this._place.dataset.count = String(this._answers.size);
     this.dispatchEvent(new Event("change"));
   }
 }

@@ -85,7 +85,7 @@ export class Server extends EventTarget {
     try {
       do {
         const query = new URLSearchParams({ page_size: "1000", page_token: token });
-        const page = await this._ask(`/v1/models?${query}`);
+        const page = await this._ask(`/v1/models?${query}`, true);
         models.push(...page.models);
         token = page.next_page_token;
       } while (token);
@@ -98,8 +98,9 @@ export class Server extends EventTarget {
     this._tell("models");
   }
 
-  _ask(path) {
-    return ask(path, { signal: AbortSignal.timeout(PATIENCE_S * 1000), asked: false });
+  _ask(path, quiet = false) {
+    const signal = AbortSignal.timeout(PATIENCE_S * 1000);
+    return ask(path, { signal, asked: false, quiet });
   }
 
   _missed(error) {
