@@ -45,15 +45,16 @@ def failure_document(failure: Failure, request_id: str) -> dict[str, Any]:
             {"field": cut(item.field, MAX_VALUE), "description": cut(item.description, MAX_VALUE)}
             for item in failure.violations[:MAX_VIOLATIONS]
         ],
-        "metadata": {
-            cut(name, MAX_VALUE): cut(value, MAX_VALUE) for name, value in failure.metadata.items()
-        },
+        "metadata": _metadata(failure),
         "retry_after_s": failure.retry_delay_s,
     }
 
 
 def openai_error(failure: Failure, request_id: str) -> dict[str, Any]:
-    """The same as OpenAI's clients expect it: `{error: {message, type, param, code, …}}`."""
+    """The same as OpenAI's clients expect it: `{error: {message, type, param, code, …}}`.
+
+    Beside what OpenAI's have: `reason`, `request_id` and `metadata`, as in `failure_document`.
+    """
     violations = failure.violations
     reason = failure.reason
     return {
@@ -64,5 +65,10 @@ def openai_error(failure: Failure, request_id: str) -> dict[str, Any]:
             "code": _CODES.get(reason, reason.value.lower()),
             "reason": reason.value,
             "request_id": request_id,
+            "metadata": _metadata(failure),
         }
     }
+
+
+def _metadata(failure: Failure) -> dict[str, str]:
+    return {cut(name, MAX_VALUE): cut(value, MAX_VALUE) for name, value in failure.metadata.items()}

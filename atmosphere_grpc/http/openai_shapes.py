@@ -199,5 +199,6 @@ ERROR: Schema = _object(
         code=_TEXT,
         reason=_TEXT,
         request_id=_TEXT,
+        metadata={"type": "object", "additionalProperties": {"type": "string"}},
     ),
 )

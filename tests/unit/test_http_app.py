@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from atmosphere_grpc.http import call as http_call
 from atmosphere_grpc.http.app import application
 from atmosphere_grpc.http.call import HttpCall
 from atmosphere_grpc.http.openapi import OPERATIONS, openapi
-from atmosphere_grpc.http.pages import PAGE_HEADERS, pages
+from atmosphere_grpc.http.pages import FOLDER, PAGE_HEADERS, pages
 from atmosphere_grpc.integrations.registry import Registry
 from atmosphere_grpc.servicer import Servicer
 
@@ -315,6 +316,36 @@ async def test_pages_may_load_nothing_from_elsewhere(tmp_path: Path) -> None:
         assert answer.headers["content-type"].startswith(kind)
         assert PAGE_HEADERS.items() <= answer.headers.items()
     assert (await ask(site, scope("/static/../call.py"))).status == 404
+
+
+async def test_the_panel_is_there_with_all_that_it_loads() -> None:
+    served = app()
+    page = await ask(served, scope("/"))
+    assert page.status == 200
+    assert PAGE_HEADERS.items() <= page.headers.items()
+    left = ["/"]
+    seen: dict[str, str] = {}
+    while left:
+        path = left.pop()
+        answer = await ask(served, scope(path))
+        assert answer.status == 200, path
+        seen[path] = answer.body.decode()
+        loads = re.findall(r"""["'](/static/[^"']+)["']""", seen[path])
+        left += [name for name in loads if name not in seen and name not in left]
+    files = {f"/static/{path.name}" for path in FOLDER.iterdir()} - {"/static/index.html"}
+    assert seen.keys() == files | {"/"}
+
+
+def test_the_panel_has_nothing_inline_and_makes_no_markup_of_text() -> None:
+    page = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! type=\"module\" src=)", page)
+    for path in FOLDER.glob("*.js"):
+        source = path.read_text()
+        assert source.startswith("// "), path.name  # its one reason to exist
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source
+        )
+        assert not re.search(r"\b(local|session)Storage\b|\bcookie\b", source)
 
 
 # --- settings ----------------------------------------------------------------------------------

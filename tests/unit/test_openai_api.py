@@ -328,6 +328,7 @@ def test_a_failure_is_told_in_both_shapes() -> None:
     assert plain["violations"] == [{"field": "sampling.top_p", "description": "is wrong"}]
     assert (plain["metadata"], plain["request_id"]) == ({"a": "b"}, "id-1")
     error = openai_error(failure, "id-1")["error"]
+    assert error["metadata"] == {"a": "b"}  # what was tried, for one
     assert error["message"] == "top_p: is   wrong"
     assert (error["param"], error["type"]) == ("top_p", "invalid_request_error")
 
