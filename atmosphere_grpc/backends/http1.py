@@ -8,6 +8,7 @@ more an answer of 64 tokens, most of that for its account of each HTTP chunk.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -18,6 +19,8 @@ MAX_HEAD_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 256 * 1024
 #: A request that may be refused before all of it was read.
 LARGE_BYTES = 64 * 1024
+#: By how much a timer may come too early, in seconds: uvloop's have whole milliseconds.
+EARLY_S = 0.001
 #: Answers that have no body, whatever their headers say.
 NO_BODY = (204, 304)
 
@@ -59,9 +62,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("status", "headers", "complete", "closed", "idle_since"),
-        *("_busy", "_dry", "_end_waiter", "_error", "_interim", "_keep_alive", "_large", "_loop"),
-        *("_parser", "_parts", "_paused", "_silent", "_size", "_transport", "_until_close"),
-        "_waiter",
+        *("_busy", "_dry", "_due", "_error", "_interim", "_keep_alive", "_large", "_loop"),
+        *("_parser", "_parts", "_paused", "_silent", "_size", "_timer", "_transport"),
+        *("_until_close", "_waiter"),
     )
 
     def __init__(self) -> None:
@@ -75,7 +78,8 @@ class Connection(asyncio.Protocol):
             lenient_spaces_after_chunk_size=True,
         )
         self._waiter: asyncio.Future[None] | None = None
-        self._end_waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._busy = self._large = self._paused = self.closed = False
         self.idle_since = 0.0
         self._begin()
@@ -110,21 +114,26 @@ class Connection(asyncio.Protocol):
         while not self.status:
             await self._more()
 
-    @property
-    def ready(self) -> bool:
-        """Whether `read` has something to say at once."""
-        return bool(self._parts) or self.complete or self._error is not None
+    async def read(self, due: float = 0.0, *, held: bool = False) -> bytes:
+        """What has come of the body since the last time, or comes next.
 
-    async def read(self) -> bytes:
-        """What has come of the body since the last time, or comes next; empty at its end.
+        Empty when nothing more is to come, or has come by `due` for who holds something.
+
+        Args:
+            due: What comes before is collected until then, by `time.monotonic()`, unless it is the
+                end; 0 for nothing.
+            held: Whether the reader is woken then although nothing has come.
 
         Raises:
             HttpError: It broke off, after all that came before.
         """
-        while not self._parts:
-            if self.complete:
+        while True:
+            left_s = due - time.monotonic() if due else 0.0
+            if self._parts and (left_s <= EARLY_S or self._over):
+                break
+            if self.complete or (held and left_s <= EARLY_S):
                 return b""
-            await self._more()
+            await self._more(due, left_s if held or self._parts else None)
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._size = 0
@@ -133,17 +142,10 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    async def ended(self, within_s: float) -> None:
-        """Waits until nothing more is to come, at most so long; takes nothing."""
-        if self.complete or self._error is not None or self._paused:
-            return
-        waiter = self._end_waiter = self._loop.create_future()
-        timer = self._loop.call_later(within_s, _wake, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._end_waiter = None
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more comes before what there is was taken."""
+        return self.complete or self._paused or self._error is not None
 
     def release(self) -> bool:
         """Ends the exchange; whether there can be another one. Else the connection is closed."""
@@ -165,14 +167,20 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._transport.abort()
 
-    async def _more(self) -> None:
+    async def _more(self, due: float = 0.0, within_s: float | None = None) -> None:
+        """Waits for what comes from `due` on, or for so long."""
         if self._error is not None:
             raise self._error
-        self._waiter = self._loop.create_future()
+        self._waiter, self._due = self._loop.create_future(), due
+        if within_s is not None:
+            self._timer = self._loop.call_later(within_s, self._wake)
         try:
             await self._waiter
         finally:
             self._waiter = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
     # --- for the loop
 
@@ -188,7 +196,7 @@ class Connection(asyncio.Protocol):
             return
         if self._until_close and exc is None:
             self.complete = True
-            self._wake_all()
+            self._wake()
             return
         why = f"{type(exc).__name__}: {exc}" if exc else "the server closed it"
         self._fail(Broken(why) if self.status else Hangup(why, silent=self._silent))
@@ -211,9 +219,13 @@ class Connection(asyncio.Protocol):
         elif self._size > HIGH_WATER_BYTES and not self._paused:
             self._paused = True
             self._transport.pause_reading()
-            self._wake_all()
-        elif self._waiter is not None:
-            _wake(self._waiter)
+            self._wake()
+        elif self._waiter is not None and self._timer is None:
+            left_s = self._due - time.monotonic() if self._due else 0.0
+            if left_s <= EARLY_S:
+                self._wake()
+            else:
+                self._timer = self._loop.call_later(left_s, self._wake)
 
     # --- for the parser
 
@@ -254,20 +266,14 @@ class Connection(asyncio.Protocol):
             return
         self.complete = True
         self._keep_alive = self._parser.should_keep_alive()
-        self._wake_all()
+        self._wake()
 
     def _fail(self, error: HttpError) -> None:
         if not self.complete:
             self._error = error
         self.abort()
-        self._wake_all()
+        self._wake()
 
-    def _wake_all(self) -> None:
-        for waiter in (self._waiter, self._end_waiter):
-            if waiter is not None:
-                _wake(waiter)
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -17,7 +17,7 @@ import certifi
 
 from atmosphere_grpc.backends import connected, joining
 from atmosphere_grpc.backends.events import Event, EventTooLarge, Parser
-from atmosphere_grpc.backends.http1 import Broken, Connection, Hangup, HttpError
+from atmosphere_grpc.backends.http1 import EARLY_S, Broken, Connection, Hangup, HttpError
 from atmosphere_grpc.backends.pool import ConnectTimeout, Pool
 from atmosphere_grpc.errors import Failure, Phase, Reason
 from atmosphere_grpc.record import current, trace_headers
@@ -31,9 +31,9 @@ MAX_WORDS = 2000
 WORDS_S = 1.0
 #: How long the end of a finished stream is waited for, so that its connection can be used again.
 DRAIN_S = 0.05
-#: While text is joined, how often it is looked whether the answer has ended, in seconds: some
-#: servers keep a finished stream open.
-LOOK_S = 0.02
+#: Where text is joined for longer, it is looked so often whether the answer has ended, in seconds:
+#: some servers keep a finished stream open.
+LOOK_S = 0.1
 #: What `Content-Encoding` calls it; some servers write the character set there.
 COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -172,7 +172,7 @@ class Stream:
     @property
     def due(self) -> bool:
         """Whether what was read is to be sent on now, and not to be joined with what follows."""
-        return time.monotonic() >= self._due
+        return not self._due or time.monotonic() >= self._due - EARLY_S
 
     def sent(self, *, last: bool) -> None:
         """Notes that text was sent on: unless it was the last, what follows may be joined."""
@@ -193,20 +193,16 @@ class Stream:
         connection = self._connection
         try:
             while True:
-                if self._due:
-                    if (left_s := self._due - time.monotonic()) > 0:
-                        await connection.ended(min(left_s, LOOK_S))
-                    if not connection.ready:
-                        if not self.due:
-                            continue
-                        if self._held:
-                            self._held = False
-                            return []
-                if not (chunk := await connection.read()):
+                due = min(self._due, time.monotonic() + LOOK_S) if self._due else 0.0
+                if chunk := await connection.read(due, held=self._held):
+                    if events := parser.feed(chunk):
+                        self._held = True
+                        return events
+                elif connection.complete:
                     return parser.flush() or None
-                if events := parser.feed(chunk):
-                    self._held = True
-                    return events
+                elif self.due:
+                    self._held = False
+                    return []
         except EventTooLarge:
             raise self._endpoint.contract(
                 f"an event of its stream is larger than {MAX_EVENT_BYTES} bytes"

@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         "auto",
         description="How long the text of a stream may be joined into larger deltas after the "
         "first one, where its caller says nothing of it (`max_delay_ms`). `auto`: not at all with "
-        "few streams, up to 20 ms with many; `off`: never. At most 1 s.",
+        "few streams, up to 100 ms with hundreds; `off`: never. At most 1 s.",
     )
     attempts: Attempts = Field(Attempts(), description="How often a call is tried.")
     deadlines: Deadlines = Field(Deadlines(), description="How long a call may take in all.")

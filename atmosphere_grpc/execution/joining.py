@@ -7,9 +7,9 @@ FEW_STREAMS = 4
 #: About how many deltas a second all streams share by themselves: each takes some 100 µs of CPU
 #: with gRPC's part, so that they leave most of a core to what is not counted here.
 DELTAS_PER_S = 2000
-#: The longest that text is joined for without its caller's wish, in seconds: three or four tokens
-#: of a fast model, and no pause that a reader sees.
-MOST_S = 0.02
+#: The longest that text is joined for without its caller's wish, in seconds: some three tokens of a
+#: model that gives 30 a second, and no pause that stops a reader.
+MOST_S = 0.1
 #: The same where nobody sees the answer before it is whole.
 WHOLE_S = 0.02
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from atmosphere_grpc.backends import joining
 from atmosphere_grpc.backends.http1 import (
+    EARLY_S,
     HIGH_WATER_BYTES,
     LARGE_BYTES,
     MAX_HEAD_BYTES,
@@ -265,22 +267,47 @@ async def test_a_sender_that_is_too_fast_waits() -> None:
     size = HIGH_WATER_BYTES + 1
     connection, transport = asked(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * size), b"x" * size)
     assert not transport.reading
-    await connection.ended(60.0)  # is not waited for
-    assert len(await connection.read()) == size
+    assert len(await connection.read(time.monotonic() + 60.0)) == size  # which is not waited for
     assert transport.reading
 
 
-async def test_the_end_is_waited_for_so_long_and_nothing_else_wakes() -> None:
+async def test_what_comes_is_collected_until_it_is_due() -> None:
     connection, _ = asked(CHUNKED)
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    due = time.monotonic() + 0.05
+    for i, letter in enumerate(b"abc"):
+        loop.call_later(0.01 * i, connection.data_received, b"1\r\n%c\r\n" % letter)
+    assert await connection.read(due) == b"abc"
+    assert time.monotonic() >= due - EARLY_S
+    # What comes later is due at once.
+    loop.call_later(0.01, connection.data_received, b"1\r\nd\r\n")
+    assert await connection.read(due) == b"d"
+
+
+async def test_the_end_is_not_collected() -> None:
+    connection, _ = asked(CHUNKED)
+    loop = asyncio.get_running_loop()
+    due = time.monotonic() + 60.0
     loop.call_later(0.01, connection.data_received, b"1\r\na\r\n")
-    await connection.ended(0.05)
-    assert loop.time() - began >= 0.045
-    loop.call_later(0.01, connection.data_received, b"1\r\nb\r\n0\r\n\r\n")
-    await connection.ended(60.0)
-    assert loop.time() - began < 30
-    assert await body(connection) == b"ab"
+    loop.call_later(0.02, connection.data_received, b"1\r\nb\r\n0\r\n\r\n")
+    assert await connection.read(due, held=True) == b"ab"
+    assert await connection.read(due, held=True) == b""
+    assert connection.complete
+
+
+async def test_nor_is_what_came_before_it_broke() -> None:
+    connection, _ = asked(CHUNKED + b"1\r\na\r\n")
+    asyncio.get_running_loop().call_later(0.01, connection.connection_lost, OSError())
+    assert await connection.read(time.monotonic() + 60.0) == b"a"
+    with pytest.raises(Broken):
+        await connection.read(time.monotonic() + 60.0)
+
+
+async def test_who_holds_something_is_woken_when_it_is_due() -> None:
+    connection, _ = asked(CHUNKED)
+    due = time.monotonic() + 0.03
+    assert await connection.read(due, held=True) == b""
+    assert (time.monotonic() >= due - EARLY_S, connection.complete) == (True, False)
 
 
 # --- text that is joined -----------------------------------------------------------------------

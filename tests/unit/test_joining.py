@@ -23,7 +23,7 @@ def test_with_few_streams_nothing_is_joined() -> None:
 
 def test_it_widens_with_the_streams_that_are_open_up_to_a_bound() -> None:
     joining = Joining()
-    widths = [begun(joining, 1)[0]() for _ in range(100)]
+    widths = [begun(joining, 1)[0]() for _ in range(300)]
     assert widths == sorted(widths)
     assert widths[7] == pytest.approx(0.004)
     assert widths[-1] == MOST_S
