@@ -65,12 +65,10 @@ class Servicer(ExecutionServicer):
         listed = await self._execution.list_models(request.integration_id, self._budget(context))
         return encode_models(listed, request.integration_id, page, size)
 
-    async def Chat(  # noqa: D102
+    def Chat(  # noqa: D102
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
-        async with aclosing(self.chat(request, context)) as events:
-            async for event in events:
-                yield event
+        return self.chat(request, context)
 
     async def chat(
         self,
