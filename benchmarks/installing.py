@@ -25,13 +25,14 @@ def wheel(name: str, requirement: str) -> Path:
         AbsentError: It cannot be installed.
     """
     home = cache() / name
-    stamp = home / f".installed-{requirement}"
-    if not stamp.exists():
+    stamp = home / ".installed"
+    wanted = f"{requirement} for {sys.version}"  # the Python that runs this service too
+    if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(home, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(home)])
         pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
         _run([*pip, "install", "--quiet", requirement])
-        stamp.touch()
+        stamp.write_text(wanted)
     return home / "bin"
 
 
