@@ -16,7 +16,7 @@ PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 .PHONY: help install demo run serve test test-lowest fuzz soak check lint fmt type proto proto-check docs docs-check envoy-descriptors bench build clean
 
 help: ## Show what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
 
 install: $(STAMP) ## Set everything up in .venv
 

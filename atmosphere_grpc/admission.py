@@ -37,13 +37,16 @@ def gate_of(settings: Settings, tokens: Tokens | None = None) -> Gate:
 
 
 def missing_keys(settings: Settings) -> str:
-    """What is to be said of keys that are looked for and are not there; empty where they are."""
+    """What is to be said of keys that are looked for and cannot be had; empty where they can."""
     if not settings.takes_keys:
         return ""
     try:
         if settings.keys_file.exists():
+            read(settings.keys_file)
             return ""
         gone = settings.keys_mark.exists()
+    except KeyFileError as error:
+        return f"auth.keys_file = {error} – no API key holds until it is mended"
     except PermissionError:  # is told with the first call
         return ""
     if gone:

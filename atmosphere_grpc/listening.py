@@ -64,19 +64,23 @@ def taken(listen: str, error: Exception) -> StartError:
 def http_taken(listen: str, error: OSError) -> StartError:
     """What is told of an address of HTTP that cannot be had."""
     return StartError(
-        f"http.listen: cannot listen on {listen} ({error.strerror or error}) – stop what uses the "
-        "port, choose another address with --http or ATMOSPHERE_HTTP__LISTEN, or set http.enabled "
-        "to false"
+        f"http.listen: cannot listen on {listen} ({_why(error)}) – stop what uses the port, choose "
+        "another address with --http or ATMOSPHERE_HTTP__LISTEN, or set http.enabled to false"
     )
 
 
 def metrics_taken(listen: str, error: OSError) -> StartError:
     """What is told of an address of the metrics that cannot be had."""
     return StartError(
-        f"metrics.listen: cannot listen on {listen} ({error.strerror or error}) – stop what uses "
-        "the port, choose another address with metrics.listen or ATMOSPHERE_METRICS__LISTEN, or "
-        "set metrics.enabled to false"
+        f"metrics.listen: cannot listen on {listen} ({_why(error)}) – stop what uses the port, "
+        "choose another address with metrics.listen or ATMOSPHERE_METRICS__LISTEN, or set "
+        "metrics.enabled to false"
     )
+
+
+def _why(error: OSError) -> str:
+    """The reason alone: Python adds the address to it, which stands there already."""
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 def check_free(host: str, port: int) -> None:

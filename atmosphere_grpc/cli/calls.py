@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atmosphere_client import AtmosphereClient
+from atmosphere_client import AtmosphereClient, NotFoundError
 from atmosphere_grpc.cli.connection import FAILED, connected
 from atmosphere_grpc.cli.output import Output
 from atmosphere_grpc.cli.sampling import sampling
@@ -203,7 +203,10 @@ def health(
     ] = "",
 ) -> None:
     """Probe the server: exit status 0 when it serves, else 1. For containers and scripts."""
-    status = client.health(service)
+    try:
+        status = client.health(service)
+    except NotFoundError:
+        status = "SERVICE_UNKNOWN"  # as gRPC calls it; the server says no more
     if output.as_json:
         output.document({"status": status})
     else:

@@ -93,7 +93,10 @@ def list_keys(
     from atmosphere_grpc.access import key_file
 
     with _told():
-        held = key_file.read(keys_file or _configured(config_file))
+        path = keys_file or _configured(config_file)
+        held = key_file.read(path)
+    if not held:
+        typer.echo(f"{path} holds no keys – atmosphere-grpc keys create NAME makes one", err=True)
     for key in held:
         if as_json:
             shown = asdict(key)

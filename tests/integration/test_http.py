@@ -616,7 +616,8 @@ async def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path) -> 
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         settings = Settings(state_dir=tmp_path, http={"listen": listen})
         server = Server(settings, Registry([]))
-        with pytest.raises(StartError, match=r"http\.listen.*--http.*ATMOSPHERE_HTTP__LISTEN"):
+        says = r"http\.listen.*in use\).*--http.*ATMOSPHERE_HTTP__LISTEN"
+        with pytest.raises(StartError, match=says):
             server.bind_http()
         await server.stop()
 

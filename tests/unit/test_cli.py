@@ -14,7 +14,14 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 from typer.testing import CliRunner
 
-from atmosphere_client import ChatStream, InvalidArgumentError, Models, UnavailableError, Violation
+from atmosphere_client import (
+    ChatStream,
+    InvalidArgumentError,
+    Models,
+    NotFoundError,
+    UnavailableError,
+    Violation,
+)
 from atmosphere_grpc.cli import COMMANDS, app, connection
 from atmosphere_grpc.cli.calls import finish, usage
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
@@ -274,6 +281,16 @@ def test_what_is_not_well_exits_with_1(
     if args[0] == "test" and not form:
         assert out == "1\n"
         assert "a: broke off [STREAM_TRUNCATED]" in err
+
+
+@pytest.mark.parametrize(("form", "says"), [([], "SERVICE_UNKNOWN\n"), (["--json"], "UNKNOWN")])
+def test_a_service_that_health_does_not_know_is_an_answer(
+    client: Client, form: list[str], says: str
+) -> None:
+    client.answers = [NotFoundError(StatusCode.NOT_FOUND, "")]
+    out, err = run("health", "--service", "nobody", *form, code=1)
+    assert says in out
+    assert err == ""
 
 
 ASKED: list[tuple[list[str], str, tuple[Any, ...], dict[str, Any], Any]] = [

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from atmosphere_grpc import composition, config
 from atmosphere_grpc.cli import app
 
+NO_KEYS = '{"version": 1, "keys": []}'
 FARM = """
 listen: 127.0.0.1:1234
 deadlines: {default: 5s}
@@ -144,6 +145,25 @@ def test_check_warns_of_keys_that_are_not_there(tmp_path: Path) -> None:
     status, _, err = run("check", "--config", str(path))
     assert (status, err.count("there are no keys yet")) == (0, 1)
     assert err.startswith("warning: auth.keys_file = ")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"), [("{", 0o600, "not a file of keys"), (NO_KEYS, 0o602, "chmod o-w")]
+)
+def test_check_warns_of_keys_that_cannot_be_read(
+    tmp_path: Path, content: str, mode: int, says: str
+) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(content)
+    keys.chmod(mode)
+    path = tmp_path / "a.yaml"
+    path.write_text(f"auth: {{keys_file: {keys}}}")
+    status, _, err = run("check", "--config", str(path))
+    assert (status, says in err) == (0, True)
+    assert "no API key holds until it is mended" in err
+    keys.write_text(NO_KEYS)
+    keys.chmod(0o600)
+    assert run("check", "--config", str(path))[2] == ""
 
 
 def test_check_warns_of_a_variable_that_names_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def test_a_list_tells_which_keys_hold(state: Path) -> None:
     assert "sha256" not in first
 
 
+def test_that_there_are_no_keys_is_told(state: Path) -> None:
+    out, err = run("list")
+    assert out == ""
+    assert f"{state / 'keys.json'} holds no keys" in err
+
+
 def test_another_file_may_be_named(tmp_path: Path) -> None:
     other = tmp_path / "other" / "keys.json"
     config = tmp_path / "a.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from atmosphere_grpc import composition, config
 from atmosphere_grpc.config import ConfigError, Settings
 from atmosphere_grpc.integrations.registry import Registry
 
+ROOT = Path(__file__).parents[2]
 FAR = "integrations: [{id: far, base_urls: ['http://far.example/v1']}]\n"
 
 
@@ -54,6 +56,22 @@ def test_the_embedded_default_takes_the_place_of_those() -> None:
 def test_configured_integrations_stay_beside_the_embedded_default(file: Path) -> None:
     file.write_text(FAR + "embedded: {enabled: true}\n")
     assert [item.id for item in config.load(file).effective_integrations] == ["far"]
+
+
+def documented() -> list[Any]:
+    """The settings that the documents show, each by where."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        blocks = re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)
+        own = [block for block in blocks if not block.startswith("# prometheus.yml")]
+        found += [pytest.param(text, id=f"{path.name}-{i}") for i, text in enumerate(own)]
+    return found
+
+
+@pytest.mark.parametrize("text", documented())
+def test_what_the_documents_show_can_be_configured(file: Path, text: str) -> None:
+    file.write_text(f"integrations:\n{text}" if text.startswith("- ") else text)
+    config.load(file)
 
 
 def test_it_listens_on_loopback_unless_told_otherwise() -> None:
