@@ -2,7 +2,7 @@
 
 import { CallError, isStop } from "/static/api.js";
 import { chat } from "/static/chat.js";
-import { copy, el, facts, say, show } from "/static/dom.js";
+import { copy, el, facts, first, say, show } from "/static/dom.js";
 import { attemptsTable, attemptsTitle, failureParts, requestLine } from "/static/told.js";
 import { ending, time, usageFacts } from "/static/words.js";
 
@@ -34,7 +34,7 @@ export class Answer {
     this._part(".stop").setAttribute("aria-label", `Stop ${name}`);
     this._part(".again").setAttribute("aria-label", `Run again on ${name}`);
     this._part(".remove").setAttribute("aria-label", `Remove the answer of ${name}`);
-    this._part(".stop").addEventListener("click", () => this.stop());
+    this._part(".stop").addEventListener("click", (event) => first(event) && this.stop());
     this._part(".again").addEventListener("click", () => acts.again(wanted));
     this._part(".remove").addEventListener("click", () => acts.removed(this));
   }
@@ -135,14 +135,15 @@ export class Answer {
   _tellFigures() {
     const { model, usage, finish, facts: known, firstMs } = this._figures;
     const latency = known.latency_ms || this._took();
-    const first = known.time_to_first_token_ms || firstMs;
+    const begun = known.time_to_first_token_ms || firstMs;
+    const cost = usage && { ...usage, source: known.usage_source };
     const list = this._part(".figures");
     facts(list, [
       ["Latency", time(latency)],
-      ["First token", first ? time(first) : ""],
+      ["First token", begun ? time(begun) : ""],
       ["Model used", model],
       ["Finish", finish ? ending(finish) : ""],
-      ...(finish ? usageFacts(usage, latency, first) : []),
+      ...(finish ? usageFacts(cost, latency, begun) : []),
     ]);
     show(list, true);
     const attempts = known.attempts ?? [];
