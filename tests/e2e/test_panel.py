@@ -25,6 +25,7 @@ from tests.fakes import (
     Send,
     Stall,
     Step,
+    Until,
     chunk,
     event,
     text,
@@ -310,6 +311,41 @@ async def test_reasoning_is_shown_apart(serve: Serve, opened: Open) -> None:
         await expect(told.locator(".reasoning .text")).to_have_text("Hm, five.")
         await expect(figure(told, "Finish")).to_have_text("cut off at the token limit")
         await expect(figure(told, "Usage")).to_have_text("not told by the backend")
+
+
+async def test_what_is_being_written_stays_in_sight(serve: Serve, opened: Open) -> None:
+    more = [asyncio.Event(), asyncio.Event()]
+    async with FakeServer() as fake:
+        lines = "a line\n" * 60
+        thought = event(chunk({"reasoning_content": lines}))
+        parts = (thought, Until(more[0]), thought, event(text(lines)), Until(more[1]))
+        fake.always(CHAT_PATH, Reply.stream(*parts, event(text("the end")), Stall()))
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        await execute(page, "one").click()
+        told = answer(page, "one")
+        await told.get_by_text("Reasoning", exact=True).last.click()
+        thoughts, content = told.locator(".reasoning .text"), told.locator(".content")
+        below = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
+        await expect(thoughts).to_be_visible()
+        await page.wait_for_function(f"({below})(document.querySelector('.reasoning .text')) < 2")
+        more[0].set()
+        await expect(content).to_contain_text("a line")
+        assert [await box.evaluate(below) < 2 for box in (thoughts, content)] == [True, True]
+        await content.evaluate("box => box.scrollTop = 40")  # who reads what came is left there
+        more[1].set()
+        await expect(content).to_contain_text("the end")
+        assert await content.evaluate("box => box.scrollTop") == 40
+
+
+async def test_an_answer_without_text_says_so(serve: Serve, opened: Open) -> None:
+    async with FakeServer(OpenAI(tokens=())) as fake:
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        await execute(page, "one").click()
+        said = "Done: the answer is complete, and has no text"
+        await expect(answer(page, "one").get_by_role("status")).to_have_text(said)
+        await expect(answer(page, "one").locator(".content")).to_be_hidden()
 
 
 async def test_usage_that_was_estimated_says_so(serve: Serve, opened: Open) -> None:
