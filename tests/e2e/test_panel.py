@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from tests.e2e import browser as browsers
 from tests.e2e.browser import NARROW, WIDE, Watch, faint, nameless, screenshot, too_wide
@@ -657,6 +657,39 @@ async def test_looking_does_not_use_up_what_a_caller_may_do(opened: Open, tmp_pa
         await expect(page.locator("#trouble")).to_contain_text("cannot be listed: ")
         await expect(page.locator("#live")).to_have_text("The server refuses")
         await expect(card(page, "one")).to_contain_text("Not connected")  # as it was seen last
+
+
+async def test_a_proxy_that_says_a_date_is_not_asked_without_a_pause(
+    embedded: Serving, opened: Open
+) -> None:
+    page, watch = await opened(embedded)
+    watch.allow("status of 503")
+    await ready(page, 1, 1)
+    looks = 0
+
+    async def refuse(route: Route) -> None:
+        nonlocal looks
+        looks += 1
+        headers = {"Retry-After": "Wed, 21 Oct 2037 07:28:00 GMT"}
+        await route.fulfill(status=503, body="<h1>Busy</h1>", headers=headers)
+
+    await page.route("**/v1/integrations", refuse)
+    await expect(page.locator("#live")).to_have_text("Server not reachable")
+    await asyncio.sleep(0.5)  # the next look is after a second
+    assert looks == 1
+
+
+async def test_without_javascript_the_page_says_so_first(
+    embedded: Serving, browser: Browser
+) -> None:
+    page = await browser.new_page(java_script_enabled=False)
+    await page.goto(f"http://{embedded.http}")
+    said = await page.locator("noscript p").bounding_box()
+    main = await page.locator("main").bounding_box()
+    assert said is not None
+    assert main is not None
+    assert said["y"] < main["y"]
+    await page.context.close()
 
 
 async def test_hostile_text_stays_text(serve: Serve, opened: Open) -> None:
