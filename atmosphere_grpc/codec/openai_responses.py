@@ -111,6 +111,7 @@ def openai_embeddings(response: execution_pb2.EmbedResponse, *, as_base64: bool)
         "atmosphere": {
             "integration_id": response.integration_id,
             "attempts": [encode_json(item) for item in response.attempts],
+            "usage_source": _source(usage),
         },
     }
 
@@ -222,7 +223,13 @@ def _facts(started: chat_pb2.Started, completed: chat_pb2.Completed) -> dict[str
             name: whole[name]
             for name in ("attempts", "sources", "time_to_first_token_ms", "latency_ms")
         },
+        "usage_source": _source(completed.usage),
     }
+
+
+def _source(usage: chat_pb2.Usage) -> str:
+    """Whether usage was counted or estimated: OpenAI's has numbers only."""
+    return chat_pb2.UsageSource.Name(usage.source)
 
 
 def _base64(values: Iterable[float]) -> str:

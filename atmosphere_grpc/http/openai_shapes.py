@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from atmosphere_grpc.v1 import chat_pb2
+
 Schema = Mapping[str, Any]
 
 
@@ -138,8 +140,28 @@ _USAGE = {
     ),
     "type": ["object", "null"],
 }
+#: Where an answer came from: what OpenAI's API has no place for.
+_FACTS: Schema = _object(
+    "integration_id attempts usage_source",
+    integration_id=_TEXT,
+    attempts=_list({"$ref": "#/components/schemas/Attempt"}),
+    usage_source={
+        "enum": chat_pb2.UsageSource.keys(),
+        "description": "Where the numbers of `usage` come from.",
+    },
+)
+_CHAT_FACTS: Schema = {
+    **_FACTS,
+    "properties": {
+        **_FACTS["properties"],
+        "route": {"$ref": "#/components/schemas/RouteDecision"},
+        "sources": _list({"$ref": "#/components/schemas/Source"}),
+        "time_to_first_token_ms": {"type": "number"},
+        "latency_ms": {"type": "number"},
+    },
+}
 COMPLETION: Schema = _object(
-    "id object created model choices usage",
+    "id object created model choices usage atmosphere",
     id=_TEXT,
     object={"const": "chat.completion"},
     created=_WHOLE,
@@ -159,9 +181,10 @@ COMPLETION: Schema = _object(
         )
     ),
     usage=_USAGE,
+    atmosphere=_CHAT_FACTS,
 )
 EMBEDDINGS: Schema = _object(
-    "object data model usage",
+    "object data model usage atmosphere",
     object={"const": "list"},
     data=_list(
         _object(
@@ -173,6 +196,7 @@ EMBEDDINGS: Schema = _object(
     ),
     model=_TEXT,
     usage=_USAGE,
+    atmosphere=_FACTS,
 )
 MODEL: Schema = _object(
     "id object created owned_by",

@@ -19,6 +19,8 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+#: What Playwright switches off, and people's browsers have: a page that is left may live on.
+UNUSUAL = ["--disable-back-forward-cache"]
 #: Where screenshots are kept: what a run leaves behind to look at.
 ARTEFACTS = Path(os.environ.get("ARTEFACTS") or Path(__file__).parents[1] / "artefacts")
 
@@ -103,7 +105,9 @@ class Watch:
 async def chromium() -> AsyncIterator[Browser]:
     """Chromium, until the block ends."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=ARGUMENTS, ignore_default_args=UNUSUAL
+        )
         try:
             yield browser
         finally:

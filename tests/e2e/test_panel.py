@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from tests.e2e import browser as browsers
 from tests.e2e.browser import NARROW, WIDE, Watch, faint, nameless, screenshot, too_wide
@@ -25,6 +25,7 @@ from tests.fakes import (
     Send,
     Stall,
     Step,
+    Until,
     chunk,
     event,
     text,
@@ -312,6 +313,57 @@ async def test_reasoning_is_shown_apart(serve: Serve, opened: Open) -> None:
         await expect(figure(told, "Usage")).to_have_text("not told by the backend")
 
 
+async def test_what_is_being_written_stays_in_sight(serve: Serve, opened: Open) -> None:
+    more = [asyncio.Event(), asyncio.Event()]
+    async with FakeServer() as fake:
+        lines = "a line\n" * 60
+        thought = event(chunk({"reasoning_content": lines}))
+        parts = (thought, Until(more[0]), thought, event(text(lines)), Until(more[1]))
+        fake.always(CHAT_PATH, Reply.stream(*parts, event(text("the end")), Stall()))
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        await execute(page, "one").click()
+        told = answer(page, "one")
+        await told.get_by_text("Reasoning", exact=True).last.click()
+        thoughts, content = told.locator(".reasoning .text"), told.locator(".content")
+        below = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
+        await expect(thoughts).to_be_visible()
+        await page.wait_for_function(f"({below})(document.querySelector('.reasoning .text')) < 2")
+        more[0].set()
+        await expect(content).to_contain_text("a line")
+        assert [await box.evaluate(below) < 2 for box in (thoughts, content)] == [True, True]
+        await content.evaluate("box => box.scrollTop = 40")  # who reads what came is left there
+        more[1].set()
+        await expect(content).to_contain_text("the end")
+        assert await content.evaluate("box => box.scrollTop") == 40
+
+
+async def test_an_answer_without_text_says_so(serve: Serve, opened: Open) -> None:
+    async with FakeServer(OpenAI(tokens=())) as fake:
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        await execute(page, "one").click()
+        said = "Done: the answer is complete, and has no text"
+        await expect(answer(page, "one").get_by_role("status")).to_have_text(said)
+        await expect(answer(page, "one").locator(".content")).to_be_hidden()
+
+
+async def test_usage_that_was_estimated_says_so(serve: Serve, opened: Open) -> None:
+    async with FakeServer() as fake:
+        numbers = {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
+        parts = (event(text("Hi")), event(chunk(finish="stop")), event(usage(numbers)))
+        fake.script(CHAT_PATH, Reply.stream(*parts, b"data: [DONE]\n\n"))
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        told = answer(page, "one")
+        await execute(page, "one").click()
+        await expect(figure(told, "Completion tokens")).to_have_text("1")
+        await expect(figure(told, "Usage")).to_have_text("estimated")
+        await execute(page, "one").click()
+        await expect(figure(told, "Completion tokens")).to_have_text("3")
+        await expect(figure(told, "Usage")).to_have_count(0)
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 
@@ -374,8 +426,54 @@ async def test_a_page_that_is_left_stops_the_backend(serve: Serve, opened: Open)
         await half_way(page)
         await page.reload()
         await chat_gone(fake)
+        await half_way(page)
+        await expect(page.get_by_role("article")).to_have_count(1)
+        await page.goto(f"{page.url}health")  # the browser keeps the page, for who comes back
+        await chat_gone(fake)
+
+
+async def test_tabs_share_the_connections_to_a_server(serve: Serve, opened: Open) -> None:
+    async with FakeServer() as fake:
+        fake.always(CHAT_PATH, HALF)
+        names = ("a", "b", "c", "d")
+        first, _ = await opened(await serve(**dict.fromkeys(names, fake.base_url)))
+        second = await first.context.new_page()
+        await second.goto(first.url)
+        for page in (first, second):
+            await ready(page, 4, 4)
+            await page.get_by_role("button", name="Execute on all connected").click()
+            await expect(page.get_by_role("article")).to_have_count(4)
+            await expect(first.get_by_role("article").filter(has_text="Answering")).to_have_count(4)
+        async with second.expect_response("**/v1/integrations"):  # it still sees the server
+            pass
+        waiting = second.get_by_role("article").filter(has_text="Waits for its turn")
+        await expect(waiting).to_have_count(4)
+        assert len(chats(fake)) == 4
+        await waiting.get_by_role("button", name="Stop d").click()
+        await first.keyboard.press("Escape")
+        await expect(second.get_by_role("article").filter(has_text="Answering")).to_have_count(3)
+        assert len(chats(fake)) == 7
+
+
+async def test_a_double_click_or_a_key_held_down_executes_once(serve: Serve, opened: Open) -> None:
+    async with FakeServer() as fake:
+        fake.always(CHAT_PATH, HALF)
+        page, _ = await opened(await serve(one=fake.base_url))
         await ready(page, 1, 1)
-        await expect(page.get_by_role("article")).to_have_count(0)
+        status = answer(page, "one").get_by_role("status")
+        # There, a button to stop it comes in the place of the one that executes.
+        await execute(page, "one").dblclick(position={"x": 15, "y": 15})
+        await expect(status).to_have_text("Answering")
+        for key in ("Enter", "Control+Enter"):
+            await page.keyboard.press("Escape")
+            await expect(execute(page, "one")).to_be_focused()
+            *held, enter = key.split("+")
+            for name in (*held, enter, enter, enter, enter):
+                await page.keyboard.down(name)
+            for name in (enter, *held):
+                await page.keyboard.up(name)
+            await expect(status).to_have_text("Answering")
+        assert len(chats(fake)) == 3
 
 
 async def test_more_streams_than_a_browser_has_connections(serve: Serve, opened: Open) -> None:
@@ -561,6 +659,39 @@ async def test_looking_does_not_use_up_what_a_caller_may_do(opened: Open, tmp_pa
         await expect(card(page, "one")).to_contain_text("Not connected")  # as it was seen last
 
 
+async def test_a_proxy_that_says_a_date_is_not_asked_without_a_pause(
+    embedded: Serving, opened: Open
+) -> None:
+    page, watch = await opened(embedded)
+    watch.allow("status of 503")
+    await ready(page, 1, 1)
+    looks = 0
+
+    async def refuse(route: Route) -> None:
+        nonlocal looks
+        looks += 1
+        headers = {"Retry-After": "Wed, 21 Oct 2037 07:28:00 GMT"}
+        await route.fulfill(status=503, body="<h1>Busy</h1>", headers=headers)
+
+    await page.route("**/v1/integrations", refuse)
+    await expect(page.locator("#live")).to_have_text("Server not reachable")
+    await asyncio.sleep(0.5)  # the next look is after a second
+    assert looks == 1
+
+
+async def test_without_javascript_the_page_says_so_first(
+    embedded: Serving, browser: Browser
+) -> None:
+    page = await browser.new_page(java_script_enabled=False)
+    await page.goto(f"http://{embedded.http}")
+    said = await page.locator("noscript p").bounding_box()
+    main = await page.locator("main").bounding_box()
+    assert said is not None
+    assert main is not None
+    assert said["y"] < main["y"]
+    await page.context.close()
+
+
 async def test_hostile_text_stays_text(serve: Serve, opened: Open) -> None:
     async with FakeServer(OpenAI(models=[HOSTILE])) as fake:
         parts = (event(text(HOSTILE, model=HOSTILE)), event(chunk(finish="stop", model=HOSTILE)))
@@ -581,7 +712,45 @@ async def test_hostile_text_stays_text(serve: Serve, opened: Open) -> None:
         assert await page.locator("main :is(img, script)").count() == 0
 
 
+async def test_a_line_is_written_in_its_own_direction(serve: Serve, opened: Open) -> None:
+    async with FakeServer() as fake:
+        parts = (event(text("\u05d0\u05d1 (a)!\nabc")), event(chunk(finish="stop")))
+        fake.always(CHAT_PATH, Reply.stream(*parts, b"data: [DONE]\n\n"))
+        page, _ = await opened(await serve(one=fake.base_url))
+        await ready(page, 1, 1)
+        await execute(page, "one").click()
+        shown = answer(page, "one").locator(".content")
+        await expect(shown).to_contain_text("abc")
+        hebrew, latin = [await shown.evaluate(CHARACTER, i) for i in (0, 8)]
+        middle = await shown.evaluate("box => box.clientWidth / 2")
+        assert latin < middle < hebrew
+
+
+#: How far a character is from the left end of its box.
+CHARACTER = """(box, i) => {
+  const range = document.createRange();
+  range.setStart(box.firstChild, i);
+  range.setEnd(box.firstChild, i + 1);
+  return range.getBoundingClientRect().left - box.getBoundingClientRect().left;
+}"""
+
+
 # --- keyboard, looks, size ---------------------------------------------------------------------
+
+
+async def test_in_the_colours_of_the_system_states_and_buttons_can_be_told_apart(
+    serve: Serve, opened: Open
+) -> None:
+    with refusing() as down:
+        page, _ = await opened(await serve(one=f"http://{down}/v1"))
+        await page.emulate_media(forced_colors="active")
+        await ready(page, 0, 1)
+        dot, button = card(page, "one").locator(".dot"), execute(page, "one")
+        colour = "(element, name) => getComputedStyle(element)[name]"
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert await dot.evaluate(colour, "backgroundColor") != ground
+        shown = page.get_by_role("button", name="Show the route")
+        assert await button.evaluate(colour, "color") != await shown.evaluate(colour, "color")
 
 
 async def test_the_keyboard_is_enough(serve: Serve, opened: Open) -> None:

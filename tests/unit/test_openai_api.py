@@ -268,6 +268,7 @@ def test_a_whole_answer() -> None:
     assert choice["logprobs"]["content"][0]["bytes"] == [97]
     assert told["usage"]["total_tokens"] == 3
     assert told["atmosphere"]["integration_id"] == "x"
+    assert told["atmosphere"]["usage_source"] == "USAGE_SOURCE_REPORTED"
     msgspec.json.encode(told)
 
 
@@ -283,15 +284,21 @@ def test_the_pieces_of_an_answer(include_usage: bool) -> None:
     assert [item for item in ends if item] == ["tool_calls"]
     assert (told[-1]["choices"] == []) is include_usage
     assert all(("usage" in chunk) is include_usage for chunk in told)
+    facts = [chunk["atmosphere"] for chunk in told if "atmosphere" in chunk]
+    assert [item["usage_source"] for item in facts] == ["USAGE_SOURCE_REPORTED"]
     if include_usage:
         assert told[-1]["usage"]["completion_tokens"] == 2
 
 
 def test_vectors_as_numbers_and_as_base64() -> None:
     response = execution_pb2.EmbedResponse(
-        embeddings=[execution_pb2.Embedding(values=[0.5, -1.0])], model="m"
+        embeddings=[execution_pb2.Embedding(values=[0.5, -1.0])],
+        model="m",
+        usage=chat_pb2.Usage(source=chat_pb2.USAGE_SOURCE_ESTIMATED),
     )
-    (plain,) = openai_embeddings(response, as_base64=False)["data"]
+    told = openai_embeddings(response, as_base64=False)
+    assert told["atmosphere"]["usage_source"] == "USAGE_SOURCE_ESTIMATED"
+    (plain,) = told["data"]
     assert plain["embedding"] == [0.5, -1.0]
     (packed,) = openai_embeddings(response, as_base64=True)["data"]
     assert struct.unpack("<2f", base64.b64decode(packed["embedding"])) == (0.5, -1.0)

@@ -2,7 +2,7 @@
 
 import { CallError, isStop } from "/static/api.js";
 import { chat } from "/static/chat.js";
-import { copy, el, facts, say, show } from "/static/dom.js";
+import { copy, el, facts, first, say, show } from "/static/dom.js";
 import { attemptsTable, attemptsTitle, failureParts, requestLine } from "/static/told.js";
 import { ending, time, usageFacts } from "/static/words.js";
 
@@ -24,6 +24,9 @@ export class Answer {
     this._content = this._part(".content");
     this._text = this._content.appendChild(document.createTextNode(""));
     this._thought = this._part(".reasoning .text").appendChild(document.createTextNode(""));
+    this._part(".reasoning").addEventListener("toggle", () => {
+      if (this.running) toEnd(this._thought.parentElement);
+    });
     this._figures = { model: "", usage: null, finish: "", facts: {}, firstMs: 0 };
 
     const name = wanted.integration;
@@ -34,7 +37,7 @@ export class Answer {
     this._part(".stop").setAttribute("aria-label", `Stop ${name}`);
     this._part(".again").setAttribute("aria-label", `Run again on ${name}`);
     this._part(".remove").setAttribute("aria-label", `Remove the answer of ${name}`);
-    this._part(".stop").addEventListener("click", () => this.stop());
+    this._part(".stop").addEventListener("click", (event) => first(event) && this.stop());
     this._part(".again").addEventListener("click", () => acts.again(wanted));
     this._part(".remove").addEventListener("click", () => acts.removed(this));
   }
@@ -57,7 +60,10 @@ export class Answer {
       this._begin();
       for await (const item of chat(this.wanted, this._abort.signal)) this._take(item);
       const { finish } = this._figures;
-      this._state(finish === "stop" ? "good" : "partial", `Done: the answer is ${ending(finish)}`);
+      const whole = finish === "stop" && this._text.length > 0;
+      const empty = this._text.length ? "" : ", and has no text";
+      show(this._content, this._text.length > 0);
+      this._state(whole ? "good" : "partial", `Done: the answer is ${ending(finish)}${empty}`);
     } catch (error) {
       this._failed(error);
     } finally {
@@ -85,16 +91,9 @@ export class Answer {
     }
     if (item.reasoning) {
       show(this._part(".reasoning"), true);
-      this._thought.appendData(item.reasoning);
+      append(this._thought, item.reasoning);
     }
-    if (item.text) this._append(item.text);
-  }
-
-  _append(text) {
-    const box = this._content;
-    const follows = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
-    this._text.appendData(text);
-    if (follows) box.scrollTop = box.scrollHeight;
+    if (item.text) append(this._text, item.text);
   }
 
   _failed(error) {
@@ -135,14 +134,15 @@ export class Answer {
   _tellFigures() {
     const { model, usage, finish, facts: known, firstMs } = this._figures;
     const latency = known.latency_ms || this._took();
-    const first = known.time_to_first_token_ms || firstMs;
+    const begun = known.time_to_first_token_ms || firstMs;
+    const cost = usage && { ...usage, source: known.usage_source };
     const list = this._part(".figures");
     facts(list, [
       ["Latency", time(latency)],
-      ["First token", first ? time(first) : ""],
+      ["First token", begun ? time(begun) : ""],
       ["Model used", model],
       ["Finish", finish ? ending(finish) : ""],
-      ...(finish ? usageFacts(usage, latency, first) : []),
+      ...(finish ? usageFacts(cost, latency, begun) : []),
     ]);
     show(list, true);
     const attempts = known.attempts ?? [];
@@ -162,4 +162,16 @@ export class Answer {
     line.dataset.state = colour;
     say(line.querySelector(".word"), word);
   }
+}
+
+/** Lengthens a text in its box, which goes on showing the end where it did. */
+function append(text, more) {
+  const box = text.parentElement;
+  const follows = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
+  text.appendData(more);
+  if (follows) toEnd(box);
+}
+
+function toEnd(box) {
+  box.scrollTop = box.scrollHeight;
 }

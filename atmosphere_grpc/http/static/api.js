@@ -98,8 +98,8 @@ async function failureOf(response) {
   failure.status = response.status;
   const afterMs = response.headers.get("retry-after-ms");
   const afterS = response.headers.get("retry-after");
-  if (afterMs !== null) failure.retryMs = Number(afterMs);
-  else if (afterS !== null) failure.retryMs = Number(afterS) * 1000;
+  const retryMs = afterMs !== null ? Number(afterMs) : afterS !== null ? Number(afterS) * 1000 : NaN;
+  if (Number.isFinite(retryMs)) failure.retryMs = retryMs; // a proxy may say a date
   failure.message ||= `the server answered with HTTP ${response.status}, and nothing that says why`;
   return failure;
 }

@@ -1,6 +1,6 @@
 // The cards of the integrations: how each is doing, and what can be executed on it.
 
-import { by, copy, el, enable, facts, say, show, usable } from "/static/dom.js";
+import { by, copy, el, enable, facts, first, say, show, usable } from "/static/dom.js";
 import { STATES, number, sentence, time } from "/static/words.js";
 
 /** What a model that says nothing of itself may do, it may be asked to do. */
@@ -32,7 +32,7 @@ class Card {
     this._check.setAttribute("aria-label", `Compare ${id}`);
 
     this._execute.addEventListener("click", () => usable(this._execute) && acts.execute(id));
-    this._stop.addEventListener("click", () => acts.stop(id));
+    this._stop.addEventListener("click", (event) => first(event) && acts.stop(id));
     this._check.addEventListener("change", () => acts.selected());
   }
 

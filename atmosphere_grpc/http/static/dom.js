@@ -40,6 +40,12 @@ export function enable(button, on) {
 
 export const usable = (button) => !button.hasAttribute("aria-disabled");
 
+/**
+ * Whether a click is not the second of a double click, which was meant for the button that has made
+ * place for this one.
+ */
+export const first = (click) => click.detail < 2;
+
 /** Terms and what they are, as a list that is changed only where it differs. */
 export function facts(list, pairs) {
   const told = pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined);

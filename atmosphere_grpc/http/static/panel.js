@@ -122,6 +122,12 @@ by("stop-all").addEventListener("click", () => runs.stopAll());
 document.addEventListener("keydown", (event) => {
   // While a word is composed, these keys belong to the input method.
   if (event.isComposing) return;
+  const asks = event.key === "Enter" && (event.ctrlKey || event.metaKey || event.target.localName === "button");
+  if (event.repeat && asks) {
+    // A key that is held down asks once: what it asked for may be a button to stop it by now.
+    event.preventDefault();
+    return;
+  }
   if (event.key === "Escape") {
     runs.stopAll();
     stopIntent();
@@ -131,6 +137,11 @@ document.addEventListener("keydown", (event) => {
     else if (target()) execute([target()]);
     else say(by("run-note"), "No integration is connected.");
   }
+});
+// A browser may keep a page that is left, and what it loads, for whoever comes back to it.
+addEventListener("pagehide", () => {
+  runs.stopAll();
+  stopIntent();
 });
 
 update();

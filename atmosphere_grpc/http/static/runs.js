@@ -2,12 +2,7 @@
 
 import { Answer } from "/static/answer.js";
 import { by, show } from "/static/dom.js";
-
-/**
- * The most streams at a time. A browser opens six connections to a server over HTTP/1.1; the rest
- * of the page needs two, or it could not even see that the server is well.
- */
-const MOST_STREAMS = 4;
+import { MOST_STREAMS, sharedPlace } from "/static/places.js";
 
 /** The answers of the page; tells of a change by the event `change`. */
 export class Runs extends EventTarget {
@@ -53,16 +48,30 @@ export class Runs extends EventTarget {
   }
 
   async _run(answer) {
-    let streaming = false;
+    let leave = null;
     await answer.run(async (signal) => {
-      await this._turn(signal);
-      streaming = true;
+      leave = await this._turn(signal);
     });
-    if (streaming) this._leave();
+    leave?.();
     this._changed();
   }
 
-  _turn(signal) {
+  /** Resolves when a stream may begin, to what gives its place back. */
+  async _turn(signal) {
+    await this._queue(signal);
+    try {
+      const free = await sharedPlace(signal);
+      return () => {
+        free();
+        this._leave();
+      };
+    } catch (error) {
+      this._leave();
+      throw error;
+    }
+  }
+
+  _queue(signal) {
     if (this._streams < MOST_STREAMS) {
       this._streams += 1;
       return Promise.resolve();

@@ -62,6 +62,7 @@ export function usageFacts(usage, latencyMs, firstMs) {
     ["Prompt tokens", number(prompt)],
     ["Completion tokens", number(completion)],
     ["Total tokens", number(total)],
+    ["Usage", usage.source === "USAGE_SOURCE_ESTIMATED" ? "estimated" : ""],
     ["Speed", rate ? `${rate < 10 ? rate.toFixed(1) : number(Math.round(rate))} tokens/s` : ""],
   ];
 }
