@@ -112,7 +112,7 @@ class Limiter:
         if self.waiting >= self._max_queue:
             raise Failure(
                 Reason.QUEUE_FULL,
-                f'integration "{self._name}": {self.active} calls run and {self.waiting} wait, '
+                f'integration "{self._name}": of its calls {self.active} run and {self.waiting} wait, '
                 "which is all that its limits allow",
                 retry_after_s=self._room_in_s(),
             )

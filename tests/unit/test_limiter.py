@@ -66,7 +66,7 @@ async def test_one_more_than_may_wait_is_refused() -> None:
     with pytest.raises(Failure) as caught:
         taken(limiter)
     assert caught.value.reason is Reason.QUEUE_FULL
-    assert "1 calls run and 1 wait" in caught.value.message
+    assert "of its calls 1 run and 1 wait" in caught.value.message
     assert caught.value.retry_after_s is None  # nothing is known of how long a call takes
 
 
