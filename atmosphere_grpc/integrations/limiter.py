@@ -112,8 +112,8 @@ class Limiter:
         if self.waiting >= self._max_queue:
             raise Failure(
                 Reason.QUEUE_FULL,
-                f'integration "{self._name}": of its calls {self.active} run and {self.waiting} wait, '
-                "which is all that its limits allow",
+                f'integration "{self._name}": of its calls {self.active} run and {self.waiting} '
+                "wait, which is all that its limits allow",
                 retry_after_s=self._room_in_s(),
             )
         self._queues.setdefault(turn.caller, deque()).append(turn)
