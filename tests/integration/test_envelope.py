@@ -373,3 +373,9 @@ async def test_trailers_stay_under_4_kb(tmp_path: Path, request_: Any) -> None:
             failure = await failure_of(served.stub.Execute(request_, metadata=metadata))
     assert failure.message
     assert failure.trailers_size < 4096
+
+
+async def test_calls_that_come_at_one_instant_are_all_answered(served: Served) -> None:
+    calls = [served.stub.ListIntegrations(list_integrations()) for _ in range(2500)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == []
