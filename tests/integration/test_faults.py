@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from atmosphere_grpc.composition import integration_of
 from atmosphere_grpc.config import Integration as Settings
 from atmosphere_grpc.domain import IntegrationState
+from atmosphere_grpc.integrations import registry
 from atmosphere_grpc.integrations.integration import Integration
 from atmosphere_grpc.v1 import chat_pb2, execution_pb2
 from tests.fakes import (
@@ -135,6 +137,8 @@ async def served_with(fault: str, tmp_path: Path, *, fallback: bool) -> AsyncIte
                 url = f"http://{stack.enter_context(refusing())}/v1"
             case "accepts and never answers":
                 url = f"http://{stack.enter_context(accepting())}/v1"
+                # The first look at it is not what this is about.
+                stack.enter_context(mock.patch.object(registry, "PROBE_TIMEOUT_S", 0.2))
             case "cold load":
                 fake = FakeServer(Ollama(cold=ColdModel(SLOW_S)))
                 url = (await stack.enter_async_context(fake)).url
