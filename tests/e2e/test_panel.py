@@ -34,7 +34,7 @@ from tests.fakes import (
 from tests.fakes.sockets import refusing
 
 pytestmark = [
-    pytest.mark.xdist_group("e2e"),
+    pytest.mark.xdist_group("panel"),
     pytest.mark.skipif(
         browsers.CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"
     ),
