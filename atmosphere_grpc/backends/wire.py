@@ -183,8 +183,8 @@ class Stream:
     async def batch(self, kind: Callable[[int], Parser]) -> list[Event] | None:
         """The events that come together next; None at the end, before which one may be broken off.
 
-        While text is joined little is read, so that what comes meanwhile comes together. No event
-        at all says that it is time to send on what was.
+        While text is joined, what comes is collected until it is due, so that it comes together. No
+        event at all says that it is time to send on what was.
 
         Args:
             kind: What reads the events, the same each time.
